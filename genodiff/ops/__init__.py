@@ -1,1 +1,7 @@
-""""""
+"""Kernels: one public function a file, each with interchangeable implementations."""
+
+from genodiff.ops._choice import Implementation
+from genodiff.ops.causal_conv1d import causal_conv1d
+from genodiff.ops.selective_scan import selective_scan
+
+__all__ = ["Implementation", "causal_conv1d", "selective_scan"]

@@ -1,0 +1,134 @@
+"""BED files with a split column: which stretches of a genome train, validate and test.
+
+Columns, separated by tabs: chromosome, start, end, split (train, valid or test) and optionally score and strand. Coordinates
+are 0-based and half-open. Lines that are empty or begin with `#`, `track` or `browser` are skipped.
+"""
+
+import gzip
+import hashlib
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple, cast, get_args
+
+from genodiff.data.genome import describe_names
+from genodiff.errors import UserError
+
+Split = Literal["train", "valid", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+_OTHER_NAMES = {"val": "valid", "validation": "valid", "dev": "valid", "eval": "valid"}
+
+
+class BedRow(NamedTuple):
+    """One line of a BED file. `strand` is '+' where the file has none; `line` counts from 1."""
+
+    chrom: str
+    start: int
+    end: int
+    split: Split
+    strand: Literal["+", "-"]
+    line: int
+
+
+def read_bed(path: str | Path, lengths: Mapping[str, int], *, check_ends: bool = True) -> list[BedRow]:
+    """The rows of a BED file (plain or gzip), in its order. `lengths` are the chromosomes of the genome it is for.
+
+    `check_ends=False` lets rows end beyond their chromosome: the published loader ignores that column. Raises
+    `UserError`, with the line, for everything else that the format or the genome forbids.
+    """
+    path = Path(path)
+    rows = [
+        _parse(line, f"{path}, line {number}", number, lengths, check_ends)
+        for number, line in enumerate(_lines(path), start=1)
+        if line.strip() and not line.startswith(("#", "track", "browser"))
+    ]
+    if not rows:
+        raise UserError(f"{path} has no rows; give chromosome, start, end and split on each line.")
+    return rows
+
+
+def rows_of(rows: Sequence[BedRow], split: Split) -> list[BedRow]:
+    """The rows of one split, in the file's order."""
+    return [row for row in rows if row.split == split]
+
+
+def count_splits(rows: Sequence[BedRow]) -> str:
+    """The splits present and their numbers of rows, for messages: 'train 45, test 10'."""
+    counts = Counter(row.split for row in rows)
+    return ", ".join(f"{split} {counts[split]}" for split in SPLITS if counts[split])
+
+
+def check_disjoint_splits(rows: Sequence[BedRow], path: str | Path) -> None:
+    """Raise `UserError` if rows of two splits share a base. The rows may come in any order.
+
+    Rows of one split may overlap, as those of the published file do.
+    """
+    last: dict[Split, BedRow] = {}  # of each split, the row seen that reaches furthest
+    for row in sorted(rows):
+        for other in last.values():
+            same_chrom = other.chrom == row.chrom
+            if other.split != row.split and same_chrom and row.start < other.end:
+                raise UserError(
+                    f"{path}: {_text(other)} and {_text(row)} overlap, so the {row.split} split would be seen in "
+                    f"{other.split}; separate them (split_policy=caduceus accepts it, as published)."
+                )
+        reach = last.get(row.split)
+        if reach is None or reach.chrom != row.chrom or row.end > reach.end:
+            last[row.split] = row
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file as it is on disk."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _text(row: BedRow) -> str:
+    return f"line {row.line} ({row.chrom}:{row.start}-{row.end} {row.split})"
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist or is not a file; give the path of a BED file.")
+    try:
+        data = path.read_bytes()
+        if data.startswith(b"\x1f\x8b"):
+            data = gzip.decompress(data)
+        return data.decode("utf-8").splitlines()
+    except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not text, nor valid gzip ({error}); give a BED file.") from error
+
+
+def _parse(
+    line: str, where: str, number: int, lengths: Mapping[str, int], check_ends: bool
+) -> BedRow:
+    fields = line.rstrip("\r").split("\t")
+    if len(fields) < 4:
+        raise UserError(
+            f"{where}: {len(fields)} columns separated by tabs, and 4 are needed: chromosome, start, end, split."
+        )
+    chrom, start_text, end_text, split = fields[:4]
+    try:
+        start, end = int(start_text), int(end_text)
+    except ValueError:
+        raise UserError(
+            f"{where}: start {start_text!r} and end {end_text!r} have to be whole numbers, counted from 0."
+        ) from None
+    if not 0 <= start < end:
+        raise UserError(f"{where}: {start}-{end} is no interval; BED needs 0 <= start < end.")
+    if chrom not in lengths:
+        raise UserError(f"{where}: the FASTA has no chromosome {chrom!r}; {describe_names(lengths, chrom)}")
+    if start >= lengths[chrom] or (check_ends and end > lengths[chrom]):
+        raise UserError(
+            f"{where}: {chrom}:{start}-{end} reaches beyond the {lengths[chrom]} bases of {chrom}; "
+            "use the BED of this assembly."
+        )
+    if split not in SPLITS:
+        hint = f"write {_OTHER_NAMES[split]!r}" if split in _OTHER_NAMES else f"use one of {', '.join(SPLITS)}"
+        raise UserError(f"{where}: split {split!r} is not known; {hint}.")
+    strand = fields[5] if len(fields) > 5 else "+"
+    if strand not in ("+", "-", "."):
+        raise UserError(f"{where}: strand {strand!r} is none of +, - and '.'; correct column 6.")
+    return BedRow(chrom, start, end, split, "-" if strand == "-" else "+", number)

@@ -1,0 +1,268 @@
+"""Denoisers: all that a sampler or an objective ever sees of a model.
+
+A denoiser says log p(x_0 | x_t) and, by its process, the transition p(x_s | x_t). What changes a
+model's behaviour (a cache, guidance, another schedule) is a denoiser that wraps a denoiser.
+"""
+
+import abc
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from genodiff.diffusion.parameterization import Parameterization
+from genodiff.diffusion.process import Process, absorbing, log_expm1, log_one_hot
+from genodiff.errors import UserError
+
+
+class Denoiser(nn.Module, abc.ABC):
+    """log p(x_0 | x_t) under a process. `time_conditioning`: whether it also depends on t."""
+
+    process: Process
+    time_conditioning: bool
+
+    @abc.abstractmethod
+    def log_x0(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        """log p(x_0 | x_t), normalised over k, at least float32."""
+
+    def log_transition(
+        self,
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        s: Float[Tensor, "b #l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "b l k"]:
+        """log p(x_s | x_t) for s <= t."""
+        return self.process.log_posterior(x_t, self.log_x0(x_t, t, condition), t, s)
+
+    def log_score(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        """log of the concrete score p_t(y) / p_t(x_t)."""
+        return self.process.log_score(
+            x_t, self.log_x0(x_t, t, condition), self.process.schedule.sigma(t)
+        )
+
+
+class NetworkDenoiser(Denoiser):
+    """A network read by a parameterization.
+
+    `network(tokens (b, l), sigma (b, #l) | None[, condition]) -> logits (b, l, k)` is any module.
+    With `time_conditioning` it is told sigma(t) in float32, or t itself with `told="time"` (as
+    MDLM does under its change of variables); without, None. Logits are raised to float32 at least,
+    here and nowhere else.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        process: Process,
+        parameterization: Parameterization,
+        time_conditioning: bool = False,
+        *,
+        told: Literal["sigma", "time"] = "sigma",
+    ) -> None:
+        super().__init__()
+        if process.data_ids != parameterization.data_ids:
+            raise UserError(
+                f"the process diffuses tokens {_few(process.data_ids)} and the parameterization "
+                f"predicts {_few(parameterization.data_ids)}; give both the same data_ids."
+            )
+        if time_conditioning and not bool(process.schedule.sigma(torch.ones(1)).isfinite().all()):
+            raise UserError(
+                f"time_conditioning=True with {process.schedule}: sigma(1) is infinite; "
+                "use a schedule with eps > 0."
+            )
+        self.network = network
+        self.process = process
+        self.parameterization = parameterization
+        self.time_conditioning = time_conditioning
+        self.told = told
+
+    def logits(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        """What the network says, in float32 at least."""
+        sigma = None
+        if self.time_conditioning:
+            sigma = (self.process.schedule.sigma(t) if self.told == "sigma" else t).to(
+                torch.float32
+            )
+        arguments = (x_t, sigma) if condition is None else (x_t, sigma, condition)
+        logits = self.network(*arguments)
+        if logits.shape[-1] != self.process.vocab_size:
+            raise ValueError(
+                f"the network gives {logits.shape[-1]} logits a token and the process has "
+                f"{self.process.vocab_size} tokens; build the process with the network's "
+                "vocab_size, padding included."
+            )
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def log_x0(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        sigma = self.process.schedule.sigma(t)
+        return self.parameterization.log_x0(self.logits(x_t, t, condition), x_t, sigma)
+
+    def log_score(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        sigma = self.process.schedule.sigma(t)
+        return self.parameterization.log_score(
+            self.logits(x_t, t, condition), x_t, sigma, self.process
+        )
+
+
+class Cached(Denoiser):
+    """Evaluates only rows whose tokens changed since the last call; the same numbers as the
+    wrapped denoiser.
+
+    Ou et al. 2024 (RADD): in expectation at most min(steps, length) evaluations a row. A row is
+    served from the cache while its time falls, as it does within one run of a sampler; a new run
+    starts at t=1 and is evaluated afresh, so a network that was trained in between is never served
+    stale. No gradients.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        _require_own_transition(denoiser, "Cached")
+        if denoiser.time_conditioning:
+            raise ValueError(
+                f"Cached({type(denoiser).__name__}) with time_conditioning=True: the output changes "
+                "with t even where tokens do not; use the denoiser without Cached, or train one "
+                "with time_conditioning=False."
+            )
+        self.denoiser = denoiser
+        self.process = denoiser.process
+        self.time_conditioning = False
+        self._last: tuple[Tensor, Tensor, Tensor | None, Tensor] | None = (
+            None  # x_t, t, condition, log_x0
+        )
+
+    @torch.no_grad()
+    def log_x0(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        if (
+            self._last is None
+            or self._last[0].shape != x_t.shape
+            or self._last[2] is not condition
+        ):
+            log_x0 = self.denoiser.log_x0(x_t, t, condition)
+        else:
+            last_x_t, last_t, _, log_x0 = self._last
+            stale = (last_x_t != x_t).any(-1) | (t >= last_t).any(-1)
+            if bool(stale.any()):
+                rows = stale.nonzero()[:, 0]
+                fresh = self.denoiser.log_x0(
+                    x_t[rows], t[rows], None if condition is None else condition[rows]
+                )
+                log_x0 = log_x0.index_copy(0, rows, fresh)
+        self._last = (x_t.clone(), t.clone(), condition, log_x0)
+        return log_x0
+
+
+class Counting(Denoiser):
+    """Counts what the wrapped denoiser is asked: `calls`, and `row_evaluations` summed over the
+    rows of each call.
+
+    Inside a `Cached` it counts what the network really does: `Cached(Counting(denoiser))`.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        _require_own_transition(denoiser, "Counting")
+        self.denoiser = denoiser
+        self.process = denoiser.process
+        self.time_conditioning = denoiser.time_conditioning
+        self.calls = 0
+        self.row_evaluations = 0
+
+    def log_x0(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        self._count(x_t)
+        return self.denoiser.log_x0(x_t, t, condition)
+
+    def log_score(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        self._count(x_t)
+        return self.denoiser.log_score(x_t, t, condition)
+
+    def _count(self, x_t: Int[Tensor, "b l"]) -> None:
+        self.calls += 1
+        self.row_evaluations += len(x_t)
+
+
+class Rescheduled(Denoiser):
+    """The log p(x_0 | x_t) of a denoiser with the transitions of another process.
+
+    MDLM's `ddpm_cache` steps by alpha = 1 - t whatever the schedule: it is
+    `Rescheduled(Cached(denoiser), Absorbing(LogLinear(eps=0.0), ...))`.
+    """
+
+    def __init__(self, denoiser: Denoiser, process: Process) -> None:
+        super().__init__()
+        _require_own_transition(denoiser, "Rescheduled")
+        self.denoiser = denoiser
+        self.process = process
+        self.time_conditioning = denoiser.time_conditioning
+
+    def log_x0(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        return self.denoiser.log_x0(x_t, t, condition)
+
+
+class Tweedie(Denoiser):
+    """Transitions by the concrete score: Lou et al. 2024 (SEDD, arXiv:2310.16834), theorem 4.2,
+    for masking.
+
+    A mask becomes y with probability s_y (e^(sigma_t - sigma_s) - 1) and stays with what is left
+    of 1. For a score that comes from a normalised p(x_0 | x_t) this is the posterior itself.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.process = self._absorbing = absorbing(denoiser.process, "Tweedie")
+        self.time_conditioning = denoiser.time_conditioning
+
+    def log_x0(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
+    ) -> Float[Tensor, "b l k"]:
+        return self.denoiser.log_x0(x_t, t, condition)
+
+    def log_transition(
+        self,
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        s: Float[Tensor, "b #l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "b l k"]:
+        process = self._absorbing
+        log_gain = log_expm1(process.schedule.sigma(t) - process.schedule.sigma(s))[..., None]
+        log_p = self.denoiser.log_score(x_t, t, condition) + log_gain
+        column = process.mask_column(x_t.device)
+        revealed = torch.where(column, 0.0, log_p.exp()).sum(-1, keepdim=True)
+        log_p = torch.where(column, (1 - revealed).clamp(min=0).log(), log_p)
+        return torch.where(process.is_masked(x_t)[..., None], log_p, log_one_hot(x_t, log_p))
+
+
+def _require_own_transition(denoiser: Denoiser, wrapper: str) -> None:
+    """Refuses a denoiser with transitions of its own: the wrapper passes on log_x0 alone."""
+    if type(denoiser).log_transition is not Denoiser.log_transition:
+        name = type(denoiser).__name__
+        raise ValueError(
+            f"{wrapper}({name}(...)) would lose the transitions of {name}; "
+            f"turn it round: {name}({wrapper}(...))."
+        )
+
+
+def _few(ids: tuple[int, ...]) -> str:
+    """A few of many token ids, for a message."""
+    return str(list(ids)) if len(ids) <= 8 else f"{list(ids[:4])} and {len(ids) - 4} more"

@@ -1,0 +1,85 @@
+"""Writing results so that a killed run leaves no half file under a final name."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from genodiff.errors import UserError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; renamed onto it on success, deleted on any exception."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        # mkstemp makes files private; results follow the user's umask like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes `text` to `path` atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def claim_file(path: Path, *, overwrite: bool) -> Path:
+    """Checks, before any work is done, that `path` can be written; makes its folder.
+
+    Raises UserError if it exists (without `overwrite`), is a folder, or cannot be written.
+    """
+    if path.is_dir():
+        raise UserError(f"out={path} is a folder; give the name of a file in it.")
+    if path.exists() and not overwrite:
+        raise UserError(f"out={path} exists; choose another name, or overwrite=true.")
+    _require_writable(path.parent, path)
+    return path
+
+
+def claim_folder(path: Path, *, overwrite: bool) -> Path:
+    """Makes the folder `path` for a task's results; with `overwrite` an old one is emptied first.
+
+    Raises UserError if it exists and is not empty (without `overwrite`) or cannot be written.
+    """
+    if path.exists() and not path.is_dir():
+        raise UserError(f"out={path} is a file; give the name of a folder.")
+    if path.is_dir() and any(path.iterdir()):
+        if not overwrite:
+            raise UserError(
+                f"out={path} exists and is not empty; choose another name, or overwrite=true."
+            )
+        if not _is_ours(path):
+            raise UserError(
+                f"out={path} was not written by genodiff, so overwrite=true will not empty it; "
+                "choose another name."
+            )
+        shutil.rmtree(path)
+    _require_writable(path, path)
+    return path
+
+
+def _is_ours(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("manifest.json", "metrics.json"))
+
+
+def _require_writable(folder: Path, target: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"out={target} cannot be written ({error.strerror}); choose a folder you may write to."
+        ) from error

@@ -1,0 +1,194 @@
+"""Models from configs, checkpoints and model folders.
+
+A model's description is plain data: the config nodes of its backbone, schedule and parameterization, and of the tokenizer. It
+is stored in every checkpoint and, as `config.json`, in every model folder.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from genodiff import __version__
+from genodiff.backbones import Backbone, StrandAveraged
+from genodiff.diffusion import Absorbing, NetworkDenoiser
+from genodiff.errors import UserError
+from genodiff.files import atomic_path, write_text
+from genodiff.tasks.build import build
+from genodiff.training import read_checkpoint
+
+FORMAT = 1
+"""Of a model folder. Raised when an older genodiff could not read what a newer one writes."""
+
+_PARTS = ("backbone", "schedule", "parameterization", "time_conditioning", "tokenizer")
+
+
+class Model(NamedTuple):
+    """A denoiser with the tokenizer it was trained with and its description."""
+
+    denoiser: NetworkDenoiser
+    tokenizer: Any
+    description: dict[str, Any]
+
+
+def describe(config: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """The description of the model of a training config."""
+    parts = {name: config[name] for name in _PARTS if name != "tokenizer"}
+    return {**parts, "tokenizer": tokenizer.description()}
+
+
+def build_model(description: Mapping[str, Any]) -> Model:
+    """A model with fresh weights from its description.
+
+    Raises UserError if a part is missing or cannot be built.
+    """
+    missing = [name for name in _PARTS if name not in description]
+    if missing:
+        raise UserError(f"the model's description lacks {', '.join(missing)}; it is not genodiff's.")
+    tokenizer = build(description["tokenizer"], where="tokenizer")
+    context: dict[str, Any] = {
+        "vocab_size": tokenizer.vocab_size,
+        "mask_id": tokenizer.mask_id,
+        "data_ids": tokenizer.data_ids,
+        "complement": getattr(tokenizer, "complement", None),
+    }
+    backbone: Backbone = build(description["backbone"], where="backbone", **context)
+    context["vocab_size"] = backbone.vocab_size
+    process = Absorbing(
+        build(description["schedule"], where="schedule"),
+        vocab_size=backbone.vocab_size,
+        mask_id=tokenizer.mask_id,
+        data_ids=tokenizer.data_ids,
+    )
+    denoiser = NetworkDenoiser(
+        backbone,
+        process,
+        build(description["parameterization"], where="parameterization", **context),
+        time_conditioning=description["time_conditioning"],
+    )
+    return Model(denoiser, tokenizer, dict(description))
+
+
+def load_model(path: Path, device: torch.device) -> Model:
+    """The model of a run folder (its best weights), a `.ckpt` (averaged weights) or a model folder.
+
+    Raises UserError if there is none, or it is damaged or foreign.
+    """
+    if path.is_dir() and (path / "config.json").is_file():
+        model = _load_folder(path)
+    else:
+        model = _load_checkpoint(checkpoint_file(path))
+    model.denoiser.to(device).eval()
+    return model
+
+
+def checkpoint_file(path: Path) -> Path:
+    """The `.ckpt` that `checkpoint=path` means."""
+    if not path.is_dir():
+        return path
+    for name in ("best.ckpt", "last.ckpt"):
+        if (path / "checkpoints" / name).is_file():
+            return path / "checkpoints" / name
+    raise UserError(
+        f"checkpoint={path} holds neither checkpoints/best.ckpt nor config.json; give a run "
+        "folder, a .ckpt file or a model folder."
+    )
+
+
+def strand_averaged(model: Model) -> NetworkDenoiser:
+    """The model's denoiser with the predictions of both strands averaged (Caduceus-Ph at evaluation)."""
+    denoiser = model.denoiser
+    return NetworkDenoiser(
+        StrandAveraged(denoiser.network, model.tokenizer.complement, model.tokenizer.data_ids),
+        denoiser.process,
+        denoiser.parameterization,
+        time_conditioning=denoiser.time_conditioning,
+    )
+
+
+def data_of(path: Path) -> dict[str, Any]:
+    """The data config a checkpoint was trained with."""
+    if path.is_dir() and (path / "config.json").is_file():
+        raise UserError(
+            f"checkpoint={path} is a model folder and does not know its data; give data=fasta "
+            "data.fasta= data.bed=."
+        )
+    return read_checkpoint(checkpoint_file(path))["genodiff"]["data"]
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Writes a portable model folder: `config.json`, `model.safetensors`, `tokenizer.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"format": FORMAT, "version": __version__, **model.description}
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    tokenizer = model.description["tokenizer"]
+    write_text(folder / "tokenizer.json", json.dumps(tokenizer, indent=2) + "\n")
+    with atomic_path(folder / "model.safetensors") as temporary:
+        save_file(_untied(model.denoiser), temporary)
+
+
+def load_weights(denoiser: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
+    """Copies `weights` into `denoiser`; a missing, extra or misshapen name is a UserError."""
+    own = denoiser.state_dict()
+    wrong = [
+        *(f"missing {name}" for name in own if name not in weights),
+        *(f"extra {name}" for name in weights if name not in own),
+        *(
+            f"{name} is {tuple(weights[name].shape)}, not {tuple(own[name].shape)}"
+            for name in own
+            if name in weights and weights[name].shape != own[name].shape
+        ),
+    ]
+    if wrong:
+        listed = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise UserError(f"{source} does not fit its own description: {listed}.")
+    denoiser.load_state_dict(weights)
+
+
+def _load_checkpoint(path: Path) -> Model:
+    contents = read_checkpoint(path)
+    model = build_model(contents["genodiff"]["model"])
+    weights = {
+        name.removeprefix("model."): value
+        for name, value in contents["state_dict"].items()
+        if name.startswith("model.")
+    }
+    load_weights(model.denoiser, weights, f"checkpoint={path}")
+    parameters = [p for p in model.denoiser.parameters() if p.requires_grad]
+    for parameter, average in zip(parameters, contents["ema"]["shadow"], strict=True):
+        parameter.data.copy_(average)
+    return model
+
+
+def _load_folder(path: Path) -> Model:
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        weights = load_file(path / "model.safetensors")
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"checkpoint={path} cannot be read ({error}); it is damaged.") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise UserError(
+            f"checkpoint={path} is not a model folder of this genodiff (format {FORMAT}); "
+            "published weights are converted first."
+        )
+    model = build_model({name: config[name] for name in _PARTS if name in config})
+    tied = set(model.denoiser.state_dict()) - set(_untied(model.denoiser))
+    own = model.denoiser.state_dict()
+    load_weights(model.denoiser, {**{name: own[name] for name in tied}, **weights}, str(path))
+    return model
+
+
+def _untied(denoiser: torch.nn.Module) -> dict[str, Tensor]:
+    """The state dict with every shared tensor under its first name only, as safetensors asks."""
+    seen: set[int] = set()
+    kept: dict[str, Tensor] = {}
+    for name, value in denoiser.state_dict().items():
+        if value.data_ptr() not in seen or value.numel() == 0:
+            seen.add(value.data_ptr())
+            kept[name] = value.contiguous()
+    return kept

@@ -1,0 +1,228 @@
+"""Train a model: any backbone, objective and schedule on windows of a genome.
+
+usage: genodiff train data=fasta data.fasta=FILE data.bed=FILE out=RUN [key=value ...]
+
+example:
+  genodiff train data=fasta data.fasta=hg38.fa.gz data.bed=splits.bed data.length=1024 \\
+      backbone=caduceus trainer.max_steps=2000 out=runs/a
+
+keys:
+  out=RUN             folder for config.yaml, manifest.json, metrics.csv, checkpoints/, tensorboard/
+  resume=RUN          go on with an interrupted run: its own config, nothing else to give
+  init=CHECKPOINT     start from the weights of a run folder, a .ckpt or a model folder
+  experiment=NAME     a ready configuration (configs/experiment)
+  data=NAME           fasta, hg38, synthetic; data.fasta= data.bed= (chrom, start, end, split; 0-based,
+                      half-open) data.length= data.batch_size= data.split_policy=strict|caduceus
+                      data.reverse_complement= (random strand in training) data.soft_mask_weight=
+                      data.max_n_fraction= data.num_workers=
+  backbone=NAME       caduceus, caduceus_ps, dit; backbone.d_model= backbone.n_layers=
+  objective=NAME      mdlm, mdlm_importance, mdlm_discrete, exactly_k
+  schedule=NAME       loglinear, linear, cosine, cosine_squared, geometric, polynomial
+  optimizer.lr=       peak of AdamW's rate; also optimizer.weight_decay=, optimizer.warmup_fraction=
+  trainer.max_steps=  optimizer steps; also trainer.accumulate=, trainer.validate_every=,
+                      trainer.checkpoint_every=, trainer.sample_every=, trainer.precision=
+  sample_length=      length of the samples shown during training (default: the window length)
+  seed= device=auto|cpu|cuda overwrite=true
+
+Stopped by Ctrl-C, SIGTERM or a crash, a run goes on with `genodiff train resume=RUN` and ends, on a CPU, with
+the same weights and metrics, bit for bit, as if it had never stopped.
+"""
+
+import json
+import logging
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning
+import numpy
+import torch
+import yaml
+from torch import nn
+
+from genodiff import __version__
+from genodiff.data import SequenceData
+from genodiff.diffusion import Ancestral
+from genodiff.errors import UserError
+from genodiff.evaluation import Likelihood, nelbo
+from genodiff.files import claim_folder, write_text
+from genodiff.tasks.build import Node, build, select_device
+from genodiff.tasks.draw import draw_sequences, fasta_text
+from genodiff.tasks.launch import launch, user_overrides
+from genodiff.tasks.model import Model, build_model, describe, load_model, load_weights
+from genodiff.training import Fitted, GenerativeModule, Plan, fit
+
+log = logging.getLogger(__name__)
+
+
+def main(
+    *,
+    out: str | None,
+    resume: str | None,
+    init: str | None,
+    seed: int,
+    device: Literal["auto", "cpu", "cuda"],
+    overwrite: bool,
+    sample_length: int | None,
+    data: Node,
+    backbone: Node,
+    schedule: Node,
+    objective: Node,
+    parameterization: Node,
+    time_conditioning: bool,
+    optimizer: Node,
+    trainer: Node,
+) -> int:
+    """Starts a run, or goes on with one. Returns 130 if a signal ended it before its last step."""
+    if resume is not None:
+        return resume_run(Path(resume), device)
+    if out is None:
+        raise UserError("out= is required: the folder of the run (or resume=RUN to go on with one).")
+    config = {
+        "seed": seed,
+        "init": init,
+        "sample_length": sample_length,
+        "data": data,
+        "backbone": backbone,
+        "schedule": schedule,
+        "objective": objective,
+        "parameterization": parameterization,
+        "time_conditioning": time_conditioning,
+        "optimizer": optimizer,
+        "trainer": trainer,
+    }
+    chosen = select_device(device)
+    # Everything is built before anything is written: a mistake in the config costs nothing.
+    parts = assemble(config)
+    run = claim_folder(Path(out), overwrite=overwrite)
+    write_text(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    _write_manifest(run, parts, seed, chosen, None)
+    return _finish(run, parts, seed, chosen, _fit(parts, run, chosen, resume=None))
+
+
+def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"]) -> int:
+    """Goes on with the run in the folder `run`, from its last checkpoint (or the start, if it has none)."""
+    foreign = [word for word in user_overrides() if not word.startswith(("resume=", "device="))]
+    if foreign:
+        raise UserError(
+            f"{foreign[0]} does not go with resume=, which continues {run} with its own config; leave it out."
+        )
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"resume={run} is not a run folder (no config.yaml in it).")
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    chosen = select_device(device)
+    parts = assemble(config)
+    last = run / "checkpoints" / "last.ckpt"
+    if not last.is_file():
+        log.info("%s has no checkpoint yet: starting from step 0.", run)
+    fitted = _fit(parts, run, chosen, resume=last if last.is_file() else None)
+    return _finish(run, parts, config["seed"], chosen, fitted)
+
+
+class Parts:
+    """What a training config builds."""
+
+    def __init__(
+        self, data: SequenceData, model: Model, module: GenerativeModule, plan: Plan, sample_length: int
+    ) -> None:
+        self.data, self.model, self.module = data, model, module
+        self.plan, self.sample_length = plan, sample_length
+
+
+def assemble(config: dict[str, Any]) -> Parts:
+    """Data, model, module and plan of a training config, the weights drawn from its seed."""
+    seed = config["seed"]
+    data: SequenceData = build(config["data"], where="data", seed=seed)
+    plan: Plan = build(config["trainer"], where="trainer")
+    torch.manual_seed(seed)
+    model = build_model(describe(config, data.tokenizer))
+    if config["init"] is not None:
+        source = load_model(Path(config["init"]), torch.device("cpu"))
+        load_weights(model.denoiser, source.denoiser.state_dict(), f"init={config['init']}")
+    context = {"vocab_size": model.denoiser.process.vocab_size, "mask_id": model.tokenizer.mask_id}
+    module = GenerativeModule(
+        model.denoiser,
+        build(config["objective"], where="objective", **context),
+        optimizer=build(config["optimizer"], where="optimizer"),
+        max_steps=plan.max_steps,
+        gradient_clip=plan.gradient_clip,
+        ema_decay=plan.ema_decay,
+        seed=seed,
+        description={"model": model.description, "data": config["data"], "version": __version__},
+    )
+    return Parts(data, model, module, plan, config["sample_length"] or data.length)
+
+
+def validation(data: SequenceData, sequences: int) -> Callable[[nn.Module], Likelihood]:
+    """Scores a denoiser on `sequences` windows spread evenly over the validation split."""
+    batches = list(data.eval_loader("valid", max_sequences=sequences))
+    return lambda model: nelbo(model, batches, seed=0)
+
+
+def _fit(parts: Parts, run: Path, device: torch.device, resume: Path | None) -> Fitted:
+    def preview(model: nn.Module) -> str:
+        drawn = draw_sequences(
+            model, parts.model.tokenizer, Ancestral(64), count=4, length=parts.sample_length, seed=0
+        )
+        return fasta_text(drawn.sequences, "preview steps=64 seed=0")
+
+    return fit(
+        parts.module,
+        parts.data.train_loader,
+        parts.plan,
+        run,
+        score=validation(parts.data, parts.plan.validate_sequences),
+        draw=preview,
+        device=device,
+        resume=resume,
+    )
+
+
+def _finish(run: Path, parts: Parts, seed: int, device: torch.device, fitted: Fitted) -> int:
+    _write_manifest(run, parts, seed, device, fitted)
+    if fitted.interrupted:
+        log.info(
+            "stopped at step %d of %d; go on with: genodiff train resume=%s",
+            fitted.steps,
+            parts.plan.max_steps,
+            run,
+        )
+        return 130
+    log.info(
+        "%d steps, %s tokens, %.1f minutes, %s tokens/s. Weights: %s/checkpoints",
+        fitted.steps,
+        f"{fitted.tokens:,}",
+        fitted.seconds / 60,
+        f"{fitted.tokens_per_second:,.0f}",
+        run,
+    )
+    return 0
+
+
+def _write_manifest(
+    run: Path, parts: Parts, seed: int, device: torch.device, fitted: Fitted | None
+) -> None:
+    """Provenance of the run: what was run, on what, with which data."""
+    manifest = {
+        "command": ["genodiff", "train", *user_overrides()],
+        "version": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "lightning": lightning.__version__,
+            "numpy": numpy.__version__,
+        },
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "parameters": sum(p.numel() for p in parts.module.parameters()),
+        "data": parts.data.describe(),
+        "result": fitted and fitted._asdict(),
+    }
+    write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    launch("train", main)

@@ -1,0 +1,187 @@
+"""What happens at the end of an optimizer step besides the step: validate, show samples, stop, report progress."""
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import lightning
+from lightning import Trainer
+from torch import nn
+from tqdm import tqdm
+
+from genodiff.files import write_text
+from genodiff.training.checkpoints import Checkpoints
+from genodiff.training.generative import GenerativeModule
+from genodiff.training.run_log import RunLog
+
+log = logging.getLogger(__name__)
+
+
+class Score(Protocol):
+    """What a validation gives."""
+
+    @property
+    def nats_per_token(self) -> float: ...
+    @property
+    def standard_error(self) -> float: ...
+
+
+class Validation(lightning.Callback):
+    """Scores the averaged weights every `every` steps and at the end, with the same masks each time.
+
+    Run here and not by Lightning's validation loop, so that "step, validation, checkpoint" is one
+    unit: a checkpoint is written after the validation of its step, never between.
+    """
+
+    def __init__(
+        self,
+        score: Callable[[nn.Module], Score],
+        every: int,
+        *,
+        run_log: RunLog,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.score, self.every, self.run_log, self.checkpoints = score, every, run_log, checkpoints
+
+    def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
+        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Validates when due."""
+        if not _due(trainer, pl_module, self.every):
+            return
+        with pl_module.ema.average_parameters():
+            result = self.score(pl_module.model)
+        self.run_log.write(
+            trainer, "valid", result.nats_per_token, standard_error=result.standard_error
+        )
+        self.checkpoints.consider(trainer, result.nats_per_token)
+
+
+class SampleView(lightning.Callback):
+    """Writes a few samples of the averaged weights every `every` steps: an early look at what is learnt."""
+
+    def __init__(self, draw: Callable[[nn.Module], str], every: int, folder: Path) -> None:
+        self.draw, self.every, self.folder = draw, every, folder
+
+    def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
+        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draws when due."""
+        if not _due(trainer, pl_module, self.every) or not trainer.is_global_zero:
+            return
+        with pl_module.ema.average_parameters():
+            text = self.draw(pl_module.model)
+        self.folder.mkdir(exist_ok=True)
+        write_text(self.folder / f"step_{trainer.global_step:08d}.fa", text)
+
+
+class StopOnSignal(lightning.Callback):
+    """SIGTERM and Ctrl-C stop the run at the end of the present step, with a checkpoint written.
+
+    A second signal stops at once; the last checkpoint then stands.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: lightning.LightningModule) -> None:
+        """Takes the signals over (Lightning has set its own handlers by now)."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
+        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Asks for the stop at the end of an optimizer step; `Checkpoints` comes after and saves."""
+        if self.received is not None and pl_module.stepped:
+            trainer.should_stop = True
+
+    def teardown(self, trainer: Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Gives the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            raise KeyboardInterrupt
+        self.received = number
+        log.info("%s: saving a checkpoint, then stopping.", signal.Signals(number).name)
+
+
+class Progress(lightning.Callback):
+    """A bar on a terminal, otherwise a line every `seconds`; both to stderr, with tokens/s and time left."""
+
+    def __init__(self, seconds: float = 30.0) -> None:
+        self.seconds = seconds
+        self.tokens_per_second = 0.0
+        self._bar: tqdm | None = None
+        self._tokens = 0
+        self._busy = 0.0
+        self._loss = 0.0
+        self._first_step = 0
+        self._step_began = self._last_line = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: GenerativeModule) -> None:  # type: ignore[override]
+        """Starts the clock."""
+        self._first_step = trainer.global_step
+        self._last_line = time.monotonic()
+        if sys.stderr.isatty() and trainer.is_global_zero:
+            self._bar = tqdm(
+                total=pl_module.max_steps, initial=trainer.global_step, unit="step", dynamic_ncols=True
+            )
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Validation, sampling and saving are not counted in tokens/s."""
+        self._step_began = time.monotonic()
+
+    def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
+        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Shows where the run stands. The first of the callbacks, so that it times the step alone."""
+        now = time.monotonic()
+        self._busy += now - self._step_began
+        self._tokens += batch.tokens.numel() * trainer.world_size
+        self.tokens_per_second = self._tokens / self._busy
+        if not pl_module.stepped or not trainer.is_global_zero:
+            return
+        loss, share = float(outputs["loss"]), 0.98
+        self._loss = loss if self._loss == 0 else share * self._loss + (1 - share) * loss
+        if self._bar is not None:
+            self._bar.update(1)
+            self._bar.set_postfix_str(
+                f"{self._loss:.4f} nats/token, {self.tokens_per_second:,.0f} tokens/s", refresh=False
+            )
+        elif now - self._last_line >= self.seconds or trainer.global_step == pl_module.max_steps:
+            self._last_line = now
+            self._line(trainer.global_step, pl_module.max_steps)
+
+    def on_train_end(self, trainer: Trainer, pl_module: lightning.LightningModule) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _line(self, step: int, max_steps: int) -> None:
+        done = step - self._first_step
+        left = self._busy / max(1, done) * (max_steps - step)
+        log.info(
+            "step %d/%d  %.4f nats/token  %s tokens/s  %d:%02d left",
+            step,
+            max_steps,
+            self._loss,
+            f"{self.tokens_per_second:,.0f}",
+            *divmod(round(left), 60),
+        )
+
+
+def _due(trainer: Trainer, module: GenerativeModule, every: int) -> bool:
+    step = trainer.global_step
+    return module.stepped and every > 0 and (step % every == 0 or step == module.max_steps)

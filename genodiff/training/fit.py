@@ -1,0 +1,154 @@
+"""`fit`: a training run from built parts, in one call."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.data import DataLoader
+
+from genodiff.errors import UserError
+from genodiff.training.callbacks import (
+    Progress,
+    SampleView,
+    Score,
+    StopOnSignal,
+    Validation,
+)
+from genodiff.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
+from genodiff.training.generative import GenerativeModule
+from genodiff.training.run_log import RunLog
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how often. Steps are optimizer steps.
+
+    Args:
+        max_steps: length of the run.
+        accumulate: micro-batches a step.
+        gradient_clip: largest L2 norm of a step's gradient.
+        ema_decay: of the averaged weights; at step n it is at most (1 + n) / (10 + n).
+        log_every, validate_every, checkpoint_every, sample_every: steps between; 0 samples never.
+        validate_sequences: validation windows scored each time, the same ones, with the same masks.
+        precision: "auto" is bf16-mixed on a GPU that has it and 32-true elsewhere.
+    """
+
+    max_steps: int
+    accumulate: int = 1
+    gradient_clip: float = 1.0
+    ema_decay: float = 0.9999
+    log_every: int = 20
+    validate_every: int = 200
+    validate_sequences: int = 256
+    checkpoint_every: int = 100
+    sample_every: int = 0
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_steps",
+            "accumulate",
+            "log_every",
+            "validate_every",
+            "validate_sequences",
+            "checkpoint_every",
+        ):
+            if getattr(self, name) < 1:
+                raise UserError(f"trainer.{name}={getattr(self, name)} must be at least 1.")
+        if self.gradient_clip <= 0:
+            raise UserError(f"trainer.gradient_clip={self.gradient_clip} must be positive.")
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"trainer.ema_decay={self.ema_decay} must be in [0, 1).")
+        if self.sample_every < 0:
+            raise UserError(f"trainer.sample_every={self.sample_every} must not be negative.")
+
+
+class Fitted(NamedTuple):
+    """How a run ended."""
+
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    interrupted: bool
+
+
+def fit(
+    module: GenerativeModule,
+    train_loader: Callable[[int], DataLoader],
+    plan: Plan,
+    run: Path,
+    *,
+    score: Callable[[nn.Module], Score],
+    draw: Callable[[nn.Module], str],
+    device: torch.device,
+    resume: Path | None = None,
+) -> Fitted:
+    """Trains `module` for `plan.max_steps` steps, or from the checkpoint `resume` to there.
+
+    Stopped after any step and resumed, a run on a CPU ends with the weights, averages and
+    `metrics.csv` of one that was never stopped, bit for bit.
+
+    Args:
+        train_loader: gives the endless loader of training batches from a batch number on.
+        run: folder of `metrics.csv`, `checkpoints/`, `samples/` and the TensorBoard files.
+        score: validation of a model.
+        draw: a few samples of a model as FASTA or text.
+    """
+    step = int(read_checkpoint(resume)["global_step"]) if resume else None
+    checkpoints = Checkpoints(run / "checkpoints", plan.checkpoint_every)
+    run_log = RunLog(run / "metrics.csv", plan.log_every, step)
+    progress, stop = Progress(), StopOnSignal()
+    trainer = lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=1,
+        precision=_precision(plan.precision, device),
+        max_steps=plan.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=plan.accumulate,
+        # The order in which a step's end is dealt with: time it, log it, validate, sample, stop, save.
+        callbacks=[
+            progress,
+            run_log,
+            Validation(score, plan.validate_every, run_log=run_log, checkpoints=checkpoints),
+            SampleView(draw, plan.sample_every, run / "samples"),
+            stop,
+            checkpoints,
+        ],
+        logger=TensorBoardLogger(save_dir=run, name="tensorboard", version=""),
+        plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=plan.log_every,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    started = time.monotonic()
+    trainer.fit(
+        module,
+        train_loader((step or 0) * plan.accumulate),
+        ckpt_path=resume,
+        weights_only=True,
+    )
+    return Fitted(
+        steps=trainer.global_step,
+        tokens=run_log.tokens,
+        seconds=time.monotonic() - started,
+        tokens_per_second=progress.tokens_per_second,
+        interrupted=stop.received is not None and trainer.global_step < plan.max_steps,
+    )
+
+
+def _precision(wanted: str, device: torch.device) -> Literal["32-true", "bf16-mixed"]:
+    if wanted == "bf16-mixed":
+        return "bf16-mixed"
+    if wanted == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return "bf16-mixed"
+    return "32-true"
