@@ -4,8 +4,12 @@ Nothing of genodiff is imported at the top: jaxtyping's import hook has to come 
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.toy import World
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,3 +24,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def golden_folder(request: pytest.FixtureRequest) -> Path:
     return Path(str(request.config.getoption("golden")))
+
+
+@pytest.fixture(scope="session")
+def world() -> "World":
+    """The enumerable world of `tests/toy.py`."""
+    from tests.toy import World
+
+    return World()

@@ -1,1 +1,28 @@
-""""""
+"""Networks: logits = backbone(tokens, sigma)."""
+
+from genodiff.backbones.base import Backbone
+from genodiff.backbones.caduceus import Caduceus
+from genodiff.backbones.mamba import BiMamba, Mamba
+from genodiff.backbones.pretrained import load_caduceus_state, load_dit_state, published_names
+from genodiff.backbones.reverse_complement import (
+    ReverseComplementEquivariant,
+    StrandAveraged,
+    StrandExchange,
+    exchange_strands,
+)
+from genodiff.backbones.transformer import Transformer
+
+__all__ = [
+    "Backbone",
+    "BiMamba",
+    "Caduceus",
+    "Mamba",
+    "ReverseComplementEquivariant",
+    "StrandAveraged",
+    "StrandExchange",
+    "Transformer",
+    "exchange_strands",
+    "load_caduceus_state",
+    "load_dit_state",
+    "published_names",
+]

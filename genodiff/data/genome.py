@@ -118,25 +118,18 @@ class _GenomeCache:
         """The index, from the cache if it is there and still true of the FASTA, else built."""
         index = None if reindex else self._read()
         if index is None:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with _exclusive(self.folder / f"{self.name}.lock") as alone:
-                    index = None if reindex else self._read()
-                    return self._build(alone) if index is None else index
-            except PermissionError as error:
-                raise UserError(
-                    f"{error.filename or self.folder} cannot be written, and {self.path} has to be encoded into a "
-                    "cache once; give another folder with cache_dir=."
-                ) from error
+            with _exclusive(self.folder, self.name) as alone:
+                index = None if reindex else self._read()
+                return self._build(alone) if index is None else index
         stamp = _stamp(self.path)
         if stamp != {name: index["source"][name] for name in stamp}:
-            if _sha256(self.path) != index["source"]["sha256"]:
+            if file_sha256(self.path) != index["source"]["sha256"]:
                 raise UserError(
                     f"{self.path}: FASTA changed after indexing (encoded in {self.index_path}); restore it, or delete "
                     "that file (reindex=True from Python) to encode it anew."
                 )
             index["source"].update(stamp)
-            with contextlib.suppress(PermissionError):
+            with contextlib.suppress(OSError):  # a cache that is only readable serves as well
                 self._write_index(index)
         return index
 
@@ -255,7 +248,8 @@ def _stamp(path: Path) -> dict[str, int]:
     return {"size": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as it is on disk."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -275,12 +269,20 @@ def _check_fai(path: Path, records: tuple[FastaRecord, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[bool]:
-    """Hold an advisory lock; yields whether the system gave one. The kernel releases that of a killed process.
+def _exclusive(folder: Path, name: str) -> Iterator[bool]:
+    """Hold an advisory lock on a cache entry; yields whether the system gave one. A killed holder loses it.
 
     Without it (Windows, some network file systems) two builders do the work twice, and the renames keep them apart.
     """
-    with path.open("w") as handle:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = (folder / f"{name}.lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"the cache folder {folder} cannot be written ({error.strerror}), and a FASTA has to be encoded there "
+            "once; give another folder with cache_dir=."
+        ) from error
+    with handle:
         try:
             import fcntl
 

@@ -5,12 +5,11 @@ are 0-based and half-open. Lines that are empty or begin with `#`, `track` or `b
 """
 
 import gzip
-import hashlib
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 from genodiff.data.genome import describe_names
 from genodiff.errors import UserError
@@ -77,12 +76,6 @@ def check_disjoint_splits(rows: Sequence[BedRow], path: str | Path) -> None:
         reach = last.get(row.split)
         if reach is None or reach.chrom != row.chrom or row.end > reach.end:
             last[row.split] = row
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file as it is on disk."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text(row: BedRow) -> str:

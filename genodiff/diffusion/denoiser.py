@@ -131,8 +131,8 @@ class Cached(Denoiser):
         _require_own_transition(denoiser, "Cached")
         if denoiser.time_conditioning:
             raise ValueError(
-                f"Cached({type(denoiser).__name__}) with time_conditioning=True: the output changes "
-                "with t even where tokens do not; use the denoiser without Cached, or train one "
+                f"Cached({type(denoiser).__name__}) with time_conditioning=True: the output "
+                "changes with t even where tokens do not; use the denoiser without Cached, or train one "
                 "with time_conditioning=False."
             )
         self.denoiser = denoiser

@@ -34,7 +34,7 @@ class NoiseSchedule(abc.ABC):
 
     @abc.abstractmethod
     def inverse(self, alpha: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """The time in [0, 1] at which alpha is reached; for a value never reached, the nearer end."""
+        """The time in [0, 1] at which alpha is reached; the nearer end if it never is."""
 
     def mask_rate(self, t: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         """Probability that a token is masked at time t, 1 - alpha(t)."""
@@ -259,8 +259,8 @@ class ConstantWeight(NoiseSchedule):
     def __post_init__(self) -> None:
         if not 0 <= self.t_min < 1 or not self._log_mask_rates()[0] > -math.inf:
             raise UserError(
-                f"t_min={self.t_min}: the NELBO weight is not integrable down to a time at which no "
-                "token is masked; use e.g. t_min=1e-3."
+                f"t_min={self.t_min}: the NELBO weight is not integrable down to a time at which "
+                "no token is masked; use e.g. t_min=1e-3."
             )
 
     def alpha(self, t: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
@@ -282,7 +282,7 @@ class ConstantWeight(NoiseSchedule):
 
     def _log_mask_rate(self, t: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
         first, last = self._log_mask_rates()
-        return first + t * (last - first)
+        return last - (1 - t) * (last - first)
 
     def _log_mask_rates(self) -> tuple[float, float]:
         ends = torch.tensor([self.t_min, 1.0], dtype=torch.float64)

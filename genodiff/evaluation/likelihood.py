@@ -32,10 +32,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from genodiff.batch import TokenBatch
-from genodiff.diffusion.denoiser import Denoiser
-from genodiff.diffusion.process import Absorbing
-from genodiff.diffusion.schedule import NoiseSchedule
-from genodiff.diffusion.times import AntitheticTimes
+from genodiff.diffusion import Absorbing, AntitheticTimes, Denoiser, NoiseSchedule
 from genodiff.errors import UserError
 from genodiff.evaluation.borrowed import borrowed
 from genodiff.evaluation.stratified import deal, fit_variance, source
@@ -199,7 +196,7 @@ def nelbo(
 
 
 class _Levels(NamedTuple):
-    """What each evaluation masks: which share, with what factor on the masked nats, at what time."""
+    """Of each evaluation: the share masked, the factor on the masked nats, the time."""
 
     share: Float[ndarray, " e"]
     weight: Float[ndarray, " e"]

@@ -1,21 +1,21 @@
 /* Causal depthwise convolution, channel-last, float32, with an optional SiLU behind it.
  *
- *   s_t = bias + sum_j w[j] x_(t - (W - 1) + j)        W taps, the last one at t itself; x is 0 before the first step
+ *   s_t   = bias + sum_j w[j] x_(t - (W - 1) + j)      W taps, the last one at t itself; x is 0 before the first step
  *   out_t = s_t sigmoid(s_t), or s_t
  *
- * Vectors run over channels; a task is one sequence and up to `group` channels, time is cut into chunks that stay in
- * cache. Reversed, time is counted from the end. The backward pass recomputes s. dweight and dbias come back per
- * sequence, so that no sum depends on how many threads share the tasks.
+ * Vectors run over channels. A task is one sequence and a group of channels; it walks through time in chunks, whose
+ * rows stay in cache while each vector of the group passes over them. Reversed, time is counted from the end.
+ *
+ * The backward pass recomputes s. dweight and dbias come back per sequence, so that no sum depends on how many threads
+ * share the tasks, and the caller adds them up in order.
  */
 #include "vector.h"
 
 #include <stdatomic.h>
 
-enum { MAX_WIDTH = 8 };
-
 typedef struct {
     int64_t batch, length, channels, taps; /* b, l, d, W */
-    int64_t group, chunk;
+    int64_t group, chunk;                  /* channels of a task (a multiple of VW), steps of a chunk */
     int64_t reverse, silu;
     rows x;              /* (b, l, d) */
     const float *weight; /* (d, W) */
@@ -31,124 +31,144 @@ typedef struct {
     float *dbias;   /* (b, d) */
 } convolution_gradients;
 
-INLINE int64_t groups_of(const convolution *p) { return (p->channels + p->group - 1) / p->group; }
+/* One vector of channels over one chunk: steps [begin, end) of sequence b, channels [channel, channel + width). */
+typedef struct {
+    int64_t b, begin, end, channel;
+} piece;
 
 INLINE int64_t time_of(const convolution *p, int64_t t) { return p->reverse ? p->length - 1 - t : t; }
 
-INLINE void load_weight(const convolution *p, int64_t channel, int width, int taps, vf *w) {
-    for (int j = 0; j < taps; j++) {
-        w[j] = broadcast(0.0f);
-        for (int i = 0; i < width; i++) w[j][i] = p->weight[(channel + i) * p->taps + j];
+INLINE int64_t groups_of(const convolution *p) { return (p->channels + p->group - 1) / p->group; }
+
+INLINE vf x_at(const convolution *p, piece s, int64_t t, int width) {
+    if (t < 0) return broadcast(0.0f);
+    return load(row_of(p->x, s.b, time_of(p, t)) + s.channel, width);
+}
+
+INLINE vf convolve(const convolution *p, piece s, int64_t t, int width, int64_t taps, const vf *w, vf bias) {
+    for (int64_t j = 0; j < taps; j++) bias += w[j] * x_at(p, s, t - (taps - 1) + j, width);
+    return bias;
+}
+
+INLINE int64_t offset_of(const convolution *p, piece s, int64_t t) {
+    return (s.b * p->length + time_of(p, t)) * p->channels + s.channel;
+}
+
+INLINE void forward_piece(const convolution *p, piece s, int width, int64_t taps, const vf *w, vf bias) {
+    for (int64_t t = s.begin; t < s.end; t++) {
+        vf y = convolve(p, s, t, width, taps, w, bias);
+        if (p->silu) y *= sigmoid(y);
+        store(p->out + offset_of(p, s, t), y, width);
     }
 }
 
-INLINE vf x_at(const convolution *p, int64_t b, int64_t t, int64_t channel, int width) {
-    return t < 0 ? broadcast(0.0f) : load(row_of(p->x, b, time_of(p, t)) + channel, width);
-}
-
-INLINE void forward_piece(const convolution *p, int64_t b, int64_t begin, int64_t end, int64_t channel, int width,
-                          int taps) {
-    vf w[MAX_WIDTH], x[MAX_WIDTH];
-    load_weight(p, channel, width, taps, w);
-    vf bias = p->bias ? load(p->bias + channel, width) : broadcast(0.0f);
-    for (int j = 1; j < taps; j++) x[j] = x_at(p, b, begin - taps + j, channel, width);
-    for (int64_t t = begin; t < end; t++) {
-        for (int j = 1; j < taps; j++) x[j - 1] = x[j];
-        x[taps - 1] = x_at(p, b, t, channel, width);
-        vf s = bias;
-        for (int j = 0; j < taps; j++) s += w[j] * x[j];
-        if (p->silu) s *= sigmoid(s);
-        store(p->out + (b * p->length + time_of(p, t)) * p->channels + channel, s, width);
-    }
-}
-
-static void forward_task(const convolution *p, int64_t b, int64_t g) {
-    int64_t first = g * p->group, last = minimum(p->channels, first + p->group);
-    for (int64_t begin = 0; begin < p->length; begin += p->chunk) {
-        int64_t end = minimum(p->length, begin + p->chunk);
-        for (int64_t c = first; c < last; c += VW) {
-            if (last - c < VW) forward_piece(p, b, begin, end, c, (int)(last - c), (int)p->taps);
-            else if (p->taps == 4) forward_piece(p, b, begin, end, c, VW, 4);
-            else forward_piece(p, b, begin, end, c, VW, (int)p->taps);
-        }
-    }
-}
-
-/* ds holds dloss/ds of the chunk's steps and of the W - 1 after it, which its last inputs also feed. */
-INLINE void backward_piece(const convolution *p, const convolution_gradients *q, int64_t b, int64_t begin, int64_t end,
-                           int64_t channel, int width, int taps, vf *dweight, vf *dbias, vf *ds) {
-    vf w[MAX_WIDTH], x[MAX_WIDTH], dw[MAX_WIDTH], db = *dbias;
-    load_weight(p, channel, width, taps, w);
-    vf bias = p->bias ? load(p->bias + channel, width) : broadcast(0.0f);
-    for (int j = 0; j < taps; j++) dw[j] = dweight[j];
-    for (int j = 1; j < taps; j++) x[j] = x_at(p, b, begin - taps + j, channel, width);
-    for (int64_t t = begin; t < end + taps - 1; t++) {
+/* ds has room for the chunk's steps and the W - 1 after it, which the chunk's last inputs also feed. */
+INLINE void backward_piece(const convolution *p, const convolution_gradients *q, piece s, int width, int64_t taps,
+                           const vf *w, vf bias, vf *restrict dw, vf *restrict dbias, vf *restrict ds) {
+    for (int64_t t = s.begin; t < s.end + taps - 1; t++) {
         vf g = broadcast(0.0f);
         if (t < p->length) {
-            for (int j = 1; j < taps; j++) x[j - 1] = x[j];
-            x[taps - 1] = x_at(p, b, t, channel, width);
-            g = load(row_of(q->dout, b, time_of(p, t)) + channel, width);
+            g = load(row_of(q->dout, s.b, time_of(p, t)) + s.channel, width);
             if (p->silu) {
-                vf s = bias;
-                for (int j = 0; j < taps; j++) s += w[j] * x[j];
-                vf sig = sigmoid(s);
-                g *= sig * (1.0f + s * (1.0f - sig));
+                vf y = convolve(p, s, t, width, taps, w, bias), gate = sigmoid(y);
+                g *= gate * (1.0f + y * (1.0f - gate));
             }
         }
-        ds[t - begin] = g;
-        if (t < end) {
-            for (int j = 0; j < taps; j++) dw[j] += g * x[j];
-            db += g;
-        }
-        int64_t ready = t - (taps - 1);
-        if (ready >= begin) {
-            vf dx = broadcast(0.0f);
-            for (int j = 0; j < taps; j++) dx += w[j] * ds[ready - begin + taps - 1 - j];
-            store(q->dx + (b * p->length + time_of(p, ready)) * p->channels + channel, dx, width);
-        }
+        ds[t - s.begin] = g;
     }
-    for (int j = 0; j < taps; j++) dweight[j] = dw[j];
-    *dbias = db;
+    for (int64_t t = s.begin; t < s.end; t++) {
+        const vf *g = ds + (t - s.begin);
+        vf dx = broadcast(0.0f);
+        for (int64_t j = 0; j < taps; j++) {
+            dw[j] += *g * x_at(p, s, t - (taps - 1) + j, width);
+            dx += w[j] * g[taps - 1 - j];
+        }
+        *dbias += *g;
+        store(q->dx + offset_of(p, s, t), dx, width);
+    }
 }
 
-static void backward_task(const convolution *p, const convolution_gradients *q, int64_t b, int64_t g, vf *memory) {
+/* The group's weight as (vectors, W) and bias as (vectors,); lanes past the last channel are 0. */
+static void load_parameters(const convolution *p, int64_t first, int64_t last, vf *w, vf *bias) {
+    memset(w, 0, (size_t)(p->group * p->taps) * sizeof(float));
+    memset(bias, 0, (size_t)p->group * sizeof(float));
+    for (int64_t i = 0; i < last - first; i++) {
+        for (int64_t j = 0; j < p->taps; j++) w[i / VW * p->taps + j][i % VW] = p->weight[(first + i) * p->taps + j];
+        if (p->bias) bias[i / VW][i % VW] = p->bias[first + i];
+    }
+}
+
+static void forward_task(const convolution *p, int64_t b, int64_t g, vf *w, vf *bias) {
     int64_t first = g * p->group, last = minimum(p->channels, first + p->group), taps = p->taps;
-    vf *dweight = memory, *dbias = dweight + p->group / VW * taps, *ds = dbias + p->group / VW;
-    memset(memory, 0, (size_t)(p->group * (taps + 1)) * sizeof(float));
+    load_parameters(p, first, last, w, bias);
     for (int64_t begin = 0; begin < p->length; begin += p->chunk) {
         int64_t end = minimum(p->length, begin + p->chunk);
         for (int64_t c = first; c < last; c += VW) {
+            piece s = {b, begin, end, c};
             int64_t k = (c - first) / VW;
-            vf *dw = dweight + k * taps, *db = dbias + k;
-            if (last - c < VW) backward_piece(p, q, b, begin, end, c, (int)(last - c), (int)taps, dw, db, ds);
-            else if (taps == 4) backward_piece(p, q, b, begin, end, c, VW, 4, dw, db, ds);
-            else backward_piece(p, q, b, begin, end, c, VW, (int)taps, dw, db, ds);
+            /* 4 taps, the usual number, as a constant: the loops over taps are unrolled. */
+            if (last - c >= VW && taps == 4) forward_piece(p, s, VW, 4, w + k * taps, bias[k]);
+            else if (last - c >= VW) forward_piece(p, s, VW, taps, w + k * taps, bias[k]);
+            else forward_piece(p, s, (int)(last - c), taps, w + k * taps, bias[k]);
         }
     }
-    for (int64_t c = first; c < last; c++) {
-        int64_t k = (c - first) / VW, i = (c - first) % VW;
-        for (int64_t j = 0; j < taps; j++) q->dweight[(b * p->channels + c) * taps + j] = dweight[k * taps + j][i];
-        q->dbias[b * p->channels + c] = dbias[k][i];
+}
+
+typedef struct {
+    vf *w, *dw;       /* (vectors, W) */
+    vf *bias, *dbias; /* (vectors,) */
+    vf *ds;           /* (chunk + W - 1,) */
+} workspace;
+
+static void backward_task(const convolution *p, const convolution_gradients *q, int64_t b, int64_t g, workspace m) {
+    int64_t first = g * p->group, last = minimum(p->channels, first + p->group), taps = p->taps;
+    load_parameters(p, first, last, m.w, m.bias);
+    memset(m.dw, 0, (size_t)(p->group * taps) * sizeof(float));
+    memset(m.dbias, 0, (size_t)p->group * sizeof(float));
+    for (int64_t begin = 0; begin < p->length; begin += p->chunk) {
+        int64_t end = minimum(p->length, begin + p->chunk);
+        for (int64_t c = first; c < last; c += VW) {
+            piece s = {b, begin, end, c};
+            int64_t k = (c - first) / VW;
+            vf *w = m.w + k * taps, *dw = m.dw + k * taps, *db = m.dbias + k;
+            if (last - c >= VW && taps == 4) backward_piece(p, q, s, VW, 4, w, m.bias[k], dw, db, m.ds);
+            else if (last - c >= VW) backward_piece(p, q, s, VW, taps, w, m.bias[k], dw, db, m.ds);
+            else backward_piece(p, q, s, (int)(last - c), taps, w, m.bias[k], dw, db, m.ds);
+        }
+    }
+    for (int64_t i = 0; i < last - first; i++) {
+        int64_t channel = b * p->channels + first + i;
+        for (int64_t j = 0; j < taps; j++) q->dweight[channel * taps + j] = m.dw[i / VW * taps + j][i % VW];
+        q->dbias[channel] = m.dbias[i / VW][i % VW];
     }
 }
 
 /* Each returns 0, or 1 where there was no memory. Any number of threads may run one call on the same arguments. */
 int causal_conv1d_forward(const convolution *p) {
+    int64_t vectors = p->group / VW, groups = groups_of(p);
+    vf *memory = allocate((size_t)(vectors * (p->taps + 1)) * sizeof(vf));
+    if (!memory) return 1;
     control_word mode = flush_denormals();
-    int64_t groups = groups_of(p), tasks = p->batch * groups;
-    for (int64_t i; (i = atomic_fetch_add(p->next_task, 1)) < tasks;) forward_task(p, i / groups, i % groups);
+    for (int64_t i; (i = atomic_fetch_add(p->next_task, 1)) < p->batch * groups;)
+        forward_task(p, i / groups, i % groups, memory, memory + vectors * p->taps);
     restore_denormals(mode);
+    free(memory);
     return 0;
 }
 
 int causal_conv1d_backward(const convolution *p, const convolution_gradients *q) {
-    int64_t floats = p->group * (p->taps + 1) + (p->chunk + p->taps - 1) * VW;
-    vf *memory = allocate((size_t)floats * sizeof(float));
-    if (!memory) return 1;
+    int64_t vectors = p->group / VW, groups = groups_of(p), taps = p->taps;
+    workspace m;
+    m.w = allocate((size_t)(2 * vectors * (taps + 1) + p->chunk + taps - 1) * sizeof(vf));
+    if (!m.w) return 1;
+    m.dw = m.w + vectors * taps;
+    m.bias = m.dw + vectors * taps;
+    m.dbias = m.bias + vectors;
+    m.ds = m.dbias + vectors;
     control_word mode = flush_denormals();
-    int64_t groups = groups_of(p), tasks = p->batch * groups;
-    for (int64_t i; (i = atomic_fetch_add(p->next_task, 1)) < tasks;) backward_task(p, q, i / groups, i % groups, memory);
+    for (int64_t i; (i = atomic_fetch_add(p->next_task, 1)) < p->batch * groups;)
+        backward_task(p, q, i / groups, i % groups, m);
     restore_denormals(mode);
-    free(memory);
+    free(m.w);
     return 0;
 }

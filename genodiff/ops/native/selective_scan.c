@@ -16,6 +16,12 @@
 
 #include <stdatomic.h>
 
+#if defined(__clang__)
+#define UNROLL _Pragma("unroll 16")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 typedef struct {
     int64_t batch, length, channels, states; /* b, l, d, n */
     int64_t group, chunk;                    /* channels of a task (a multiple of VW), steps of a chunk */
@@ -61,7 +67,7 @@ INLINE softplus_result step_size(const scan *p, vf delta) {
     return (softplus_result){delta, broadcast(1.0f)};
 }
 
-INLINE void forward_piece(const scan *p, piece s, int width, const vf *restrict A2, vf *restrict h) {
+INLINE void forward_piece(const scan *p, piece s, int width, int64_t states, const vf *restrict A2, vf *restrict h) {
     vf D = channels_of(p->D, s.channel, width), bias = channels_of(p->delta_bias, s.channel, width);
     for (int64_t t = s.begin; t < s.end; t++) {
         int64_t at = time_of(p, t);
@@ -69,7 +75,8 @@ INLINE void forward_piece(const scan *p, piece s, int width, const vf *restrict 
         vf u = load(row_of(p->u, s.b, at) + s.channel, width);
         vf dtu = dt * u, y = D * u;
         const float *B = row_of(p->B, s.b, at), *C = row_of(p->C, s.b, at);
-        for (int64_t n = 0; n < p->states; n++) {
+        UNROLL
+        for (int64_t n = 0; n < states; n++) {
             h[n] = exp2_vector(dt * A2[n]) * h[n] + dtu * B[n];
             y += h[n] * C[n];
         }
@@ -94,8 +101,10 @@ static void forward_task(const scan *p, int64_t b, int64_t g, vf *A2, vf *h) {
             piece s = {b, begin, end, c};
             int64_t k = (c - first) / VW * n;
             if (p->checkpoints) memcpy(checkpoint_of(p, s), h + k, (size_t)n * sizeof(vf));
-            if (last - c >= VW) forward_piece(p, s, VW, A2 + k, h + k);
-            else forward_piece(p, s, (int)(last - c), A2 + k, h + k);
+            /* 16 states, the usual number, as a constant: the loops over states are unrolled. */
+            if (last - c >= VW && n == 16) forward_piece(p, s, VW, 16, A2 + k, h + k);
+            else if (last - c >= VW) forward_piece(p, s, VW, n, A2 + k, h + k);
+            else forward_piece(p, s, (int)(last - c), n, A2 + k, h + k);
         }
     }
 }
@@ -126,9 +135,9 @@ typedef struct {
     moment *moments; /* (chunk,) */
 } workspace;
 
-INLINE void recompute_piece(const scan *p, piece s, int width, const rate *restrict r, workspace w) {
+INLINE void recompute_piece(const scan *p, piece s, int width, int64_t states, const rate *restrict r, workspace w) {
     const vf *checkpoint = checkpoint_of(p, s);
-    for (int64_t n = 0; n < p->states; n++) w.cells[n].h = checkpoint[n];
+    for (int64_t n = 0; n < states; n++) w.cells[n].h = checkpoint[n];
     vf D = channels_of(p->D, s.channel, width), bias = channels_of(p->delta_bias, s.channel, width);
     for (int64_t t = s.begin; t < s.end; t++) {
         int64_t at = time_of(p, t), j = t - s.begin;
@@ -136,9 +145,10 @@ INLINE void recompute_piece(const scan *p, piece s, int width, const rate *restr
         vf u = load(row_of(p->u, s.b, at) + s.channel, width);
         vf dtu = dt.value * u, y = D * u;
         const float *B = row_of(p->B, s.b, at), *C = row_of(p->C, s.b, at);
-        const cell *before = w.cells + j * p->states;
-        cell *step = w.cells + (j + 1) * p->states;
-        for (int64_t n = 0; n < p->states; n++) {
+        const cell *before = w.cells + j * states;
+        cell *step = w.cells + (j + 1) * states;
+        UNROLL
+        for (int64_t n = 0; n < states; n++) {
             vf decay = exp2_vector(dt.value * r[n].A2), h = decay * before[n].h + dtu * B[n];
             y += h * C[n];
             step[n].decay = decay;
@@ -148,9 +158,9 @@ INLINE void recompute_piece(const scan *p, piece s, int width, const rate *restr
     }
 }
 
-INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int width, int64_t k, workspace w) {
-    rate *restrict r = w.rates + k * p->states;
-    recompute_piece(p, s, width, r, w);
+INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int width, int64_t states, int64_t k, workspace w) {
+    rate *restrict r = w.rates + k * states;
+    recompute_piece(p, s, width, states, r, w);
     vf D = channels_of(p->D, s.channel, width), dD = w.dD[k], dbias = w.dbias[k];
     for (int64_t t = s.end - 1; t >= s.begin; t--) {
         int64_t at = time_of(p, t), j = t - s.begin, o = (s.b * p->length + at) * p->channels + s.channel;
@@ -163,9 +173,10 @@ INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int 
         vf u = load(row_of(p->u, s.b, at) + s.channel, width), dt = w.moments[j].dt, dtu = dt * u;
         vf dh_B = broadcast(0.0f), dh_hA = broadcast(0.0f);
         const float *B = row_of(p->B, s.b, at), *C = row_of(p->C, s.b, at);
-        const cell *before = w.cells + j * p->states;
-        cell *step = w.cells + (j + 1) * p->states;
-        for (int64_t n = 0; n < p->states; n++) {
+        const cell *before = w.cells + j * states;
+        cell *step = w.cells + (j + 1) * states;
+        UNROLL
+        for (int64_t n = 0; n < states; n++) {
             vf dh = r[n].dh + dy * C[n];
             step[n].dC += dy * step[n].h;
             step[n].dB += dh * dtu;
@@ -214,8 +225,9 @@ static void backward_task(const scan *p, const scan_gradients *q, int64_t b, int
         for (int64_t i = n; i < (1 + end - begin) * n; i++) w.cells[i].dB = w.cells[i].dC = broadcast(0.0f);
         for (int64_t c = first; c < last; c += VW) {
             piece s = {b, begin, end, c};
-            if (last - c >= VW) backward_piece(p, q, s, VW, (c - first) / VW, w);
-            else backward_piece(p, q, s, (int)(last - c), (c - first) / VW, w);
+            if (last - c >= VW && n == 16) backward_piece(p, q, s, VW, 16, (c - first) / VW, w);
+            else if (last - c >= VW) backward_piece(p, q, s, VW, n, (c - first) / VW, w);
+            else backward_piece(p, q, s, (int)(last - c), n, (c - first) / VW, w);
         }
         for (int64_t t = begin; t < end; t++) store_dB_dC(p, q, b, g, t, w.cells + (1 + t - begin) * n);
     }

@@ -1,0 +1,67 @@
+"""Self-attention with rotary position embedding (Su et al. 2021, arXiv:2104.09864).
+
+Channels i and i + d/2 of a head are the real and imaginary part of a number that is turned by
+position * 10000^(-2i/d), so that a query and a key only feel the distance between them.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from genodiff.backbones.base import require_positive
+from genodiff.errors import UserError
+
+_BASE = 10_000
+
+
+class SelfAttention(nn.Module):
+    """softmax(q k^T / sqrt(d_head)) v, q and k rotated, all heads projected out together; no biases.
+
+    Raises UserError unless d_model is n_heads times an even number.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, *, causal: bool = False) -> None:
+        super().__init__()
+        require_positive(d_model=d_model, n_heads=n_heads)
+        if d_model % (2 * n_heads):
+            raise UserError(
+                f"d_model={d_model} with n_heads={n_heads} must give heads of an even width; use a d_model divisible "
+                f"by {2 * n_heads}, or other n_heads."
+            )
+        self.n_heads = n_heads
+        self.causal = causal
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+
+    def forward(
+        self, x: Float[Tensor, "b l d"], rotation: tuple[Float[Tensor, "l half"], Float[Tensor, "l half"]]
+    ) -> Float[Tensor, "b l d"]:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # (b, h, l, d_head)
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        heads = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.out(heads.transpose(1, 2).flatten(2))
+
+
+def frequencies(d_head: int) -> Float[Tensor, " half"]:
+    """Radians a position by which each channel pair is turned."""
+    return _BASE ** -(torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
+
+
+def rotation_table(
+    length: int, d_head: int, like: Tensor
+) -> tuple[Float[Tensor, "l half"], Float[Tensor, "l half"]]:
+    """Cosine and sine of each position's angles, in float32 or the dtype of `like`."""
+    positions = torch.arange(length, dtype=torch.float64, device=like.device)
+    angles = torch.outer(positions, frequencies(d_head).to(like.device))
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(
+    x: Float[Tensor, "*b l d"], rotation: tuple[Float[Tensor, "l half"], Float[Tensor, "l half"]]
+) -> Float[Tensor, "*b l d"]:
+    """Turn each channel pair of each position by its angle; computed in float32, in x's dtype."""
+    cos, sin = rotation
+    real, imaginary = x.chunk(2, dim=-1)
+    return torch.cat([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1).to(x.dtype)

@@ -1,0 +1,71 @@
+"""`Backbone`: a network that maps tokens, and possibly a noise level, to logits."""
+
+import abc
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from genodiff.errors import UserError
+
+
+class Backbone(nn.Module, abc.ABC):
+    """logits = head(hidden(tokens, sigma)).
+
+    The head acts on each position alone, so a loss or a sampler may call it on the hidden states that it needs
+    and on no others.
+    """
+
+    d_model: int
+    """Last axis of the hidden states."""
+    vocab_size: int
+    """Last axis of the logits, after any padding of the vocabulary."""
+
+    @abc.abstractmethod
+    def hidden(
+        self,
+        tokens: Int[Tensor, "b l"],
+        sigma: Float[Tensor, "b #l"] | None = None,
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        """The final, normalised hidden states.
+
+        `sigma` is the noise level -log alpha(t) of each sequence or token. Raises ValueError if the network has
+        no input for a `sigma` or `condition` that is given.
+        """
+
+    @abc.abstractmethod
+    def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
+        """Logits of any selection of hidden states."""
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "b l"],
+        sigma: Float[Tensor, "b #l"] | None = None,
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "b l k"]:
+        """Logits at every position."""
+        return self.head(self.hidden(tokens, sigma, condition))
+
+
+def require_positive(**sizes: int) -> None:
+    """Raise UserError for a size below 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise UserError(f"{name}={size} must be at least 1; give a positive number.")
+
+
+def refuse_sigma(network: nn.Module, sigma: Tensor | None) -> None:
+    """Raise ValueError if a network without a time input is given one."""
+    if sigma is not None:
+        raise ValueError(
+            f"sigma is given, but this {type(network).__name__} has no time input; pass sigma=None "
+            "(time_conditioning=false), or use a Transformer with cond_dim."
+        )
+
+
+def refuse_condition(network: nn.Module, condition: Tensor | None) -> None:
+    """Raise ValueError if a network without a class input is given one."""
+    if condition is not None:
+        raise ValueError(
+            f"condition is given, but this {type(network).__name__} has no class input; pass condition=None."
+        )

@@ -1,0 +1,131 @@
+"""`Caduceus`: Mamba blocks in two directions between an embedding and a tied head."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from genodiff.backbones.base import Backbone, refuse_condition, refuse_sigma, require_positive
+from genodiff.backbones.mamba import BiMamba, Mamba
+from genodiff.errors import UserError
+
+NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
+
+
+class CaduceusBlock(nn.Module):
+    """x + mixer(norm(x))."""
+
+    def __init__(self, norm: nn.Module, mixer: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+        self.mixer = mixer
+
+    def forward(self, x: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
+        return x + self.mixer(self.norm(x))
+
+
+class Caduceus(Backbone):
+    """Caduceus-Ph (Schiff et al. 2024, arXiv:2403.03234): a bidirectional, or a left-to-right, stack of Mamba mixers.
+
+    Inside `ReverseComplementEquivariant` it is Caduceus-PS. It has no time input. The residual stream stays in the
+    parameters' dtype under autocast.
+
+    Args:
+        vocab_size: tokens; padded to a multiple of `pad_vocab_size_multiple`.
+        d_model, n_layers: width and depth.
+        d_state, d_conv, expand, dt_rank: of the mixers, see `Mamba`.
+        bidirectional: False gives a causal Mamba: the logits at a position depend on no later one.
+        bidirectional_strategy: "add" or "ew_multiply", how the directions meet.
+        tie_projections: whether the directions share their projections in and out.
+        norm: "rms" or "layer".
+        tie_embeddings: whether the head's weights are the embedding's.
+        recompute: compute each block's activations again in the backward pass instead of keeping them: memory
+            for one block instead of all, for a third more time.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int = 128,
+        n_layers: int = 4,
+        *,
+        d_state: int = 16,
+        d_conv: int = 4,
+        expand: int = 2,
+        dt_rank: int | Literal["auto"] = "auto",
+        bidirectional: bool = True,
+        bidirectional_strategy: str = "add",
+        tie_projections: bool = True,
+        norm: str = "rms",
+        norm_eps: float = 1e-5,
+        pad_vocab_size_multiple: int = 8,
+        tie_embeddings: bool = True,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        require_positive(
+            vocab_size=vocab_size,
+            d_model=d_model,
+            n_layers=n_layers,
+            pad_vocab_size_multiple=pad_vocab_size_multiple,
+        )
+        if norm not in NORMS:
+            raise UserError(f"norm={norm} is unknown; use {' or '.join(NORMS)}.")
+        self.d_model = d_model
+        self.vocab_size = math.ceil(vocab_size / pad_vocab_size_multiple) * pad_vocab_size_multiple
+        self.recompute = recompute
+
+        def mixer() -> Mamba | BiMamba:
+            if not bidirectional:
+                return Mamba(d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank)
+            return BiMamba(
+                d_model,
+                strategy=bidirectional_strategy,
+                tie_projections=tie_projections,
+                d_state=d_state,
+                d_conv=d_conv,
+                expand=expand,
+                dt_rank=dt_rank,
+            )
+
+        self.embedding = nn.Embedding(self.vocab_size, d_model)
+        self.blocks = nn.ModuleList(
+            CaduceusBlock(NORMS[norm](d_model, eps=norm_eps), mixer()) for _ in range(n_layers)
+        )
+        self.norm = NORMS[norm](d_model, eps=norm_eps)
+        self.unembedding = None if tie_embeddings else nn.Linear(d_model, self.vocab_size, bias=False)
+        self._initialize(n_layers)
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "b l"],
+        sigma: Float[Tensor, "b #l"] | None = None,
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        """The normalised residual stream."""
+        refuse_sigma(self, sigma)
+        refuse_condition(self, condition)
+        x = self.embedding(tokens)
+        for block in self.blocks:
+            if self.recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return self.norm(x)
+
+    def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
+        """Linear, without a bias."""
+        weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
+        return F.linear(hidden, weight)
+
+    @torch.no_grad()
+    def _initialize(self, n_layers: int) -> None:
+        """As published: small embeddings, and the variance of the residual stream kept free of the depth (GPT-2)."""
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        for name, parameter in self.named_parameters():
+            if name.endswith("out_proj.weight"):
+                parameter.div_(math.sqrt(n_layers))

@@ -1,0 +1,131 @@
+"""`Transformer`: the diffusion transformer (DiT) of MDLM, and its causal sibling without a time input.
+
+Sahoo et al. 2024 (arXiv:2406.07524), appendix: pre-norm blocks of rotary attention and an MLP, each adapted to the
+time by adaptive layer norm (Peebles & Xie 2023).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from genodiff.backbones.attention import SelfAttention, rotation_table
+from genodiff.backbones.base import Backbone, refuse_condition, refuse_sigma, require_positive
+from genodiff.backbones.conditioning import Adaptation, Modulation, TimeEmbedding, modulate
+from genodiff.errors import UserError
+
+_MLP_RATIO = 4
+
+
+class TransformerBlock(nn.Module):
+    """x + gate * attention(norm(x)), then x + gate * mlp(norm(x)); norms modulated where there is a condition."""
+
+    def __init__(self, d_model: int, n_heads: int, cond_dim: int | None, dropout: float, *, causal: bool) -> None:
+        super().__init__()
+        self.modulation = None if cond_dim is None else Modulation(cond_dim, d_model, parts=6)
+        self.attention_norm = _norm(d_model)
+        self.attention = SelfAttention(d_model, n_heads, causal=causal)
+        self.mlp_norm = _norm(d_model)
+        self.mlp = nn.Sequential(
+            nn.Linear(d_model, _MLP_RATIO * d_model),
+            nn.GELU(approximate="tanh"),
+            nn.Linear(_MLP_RATIO * d_model, d_model),
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self,
+        x: Float[Tensor, "b l d"],
+        rotation: tuple[Float[Tensor, "l half"], Float[Tensor, "l half"]],
+        c: Float[Tensor, "#b #l c"] | None,
+    ) -> Float[Tensor, "b l d"]:
+        if self.modulation is None or c is None:
+            x = x + self.dropout(self.attention(self.attention_norm(x), rotation))
+            return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        parts = self.modulation(c)
+        attention, mlp = Adaptation(*parts[:3]), Adaptation(*parts[3:])
+        y = modulate(self.attention_norm(x), attention.shift, attention.scale)
+        x = x + attention.gate * self.dropout(self.attention(y, rotation))
+        y = modulate(self.mlp_norm(x), mlp.shift, mlp.scale)
+        return x + mlp.gate * self.dropout(self.mlp(y))
+
+
+class Transformer(Backbone):
+    """DiT with rotary attention. Its blocks and its head are zero at initialisation: the first logits are all 0.
+
+    Args:
+        vocab_size: tokens, the mask among them; not padded.
+        d_model, n_layers, n_heads: width, depth, heads of width d_model / n_heads.
+        cond_dim: width of the time embedding; None for a network without a time input. sigma=None is read as 0, which
+            is what MDLM feeds the network when time_conditioning is off.
+        dropout: of each sub-layer's output.
+        causal: the logits at a position depend on no later one.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        n_layers: int,
+        n_heads: int,
+        *,
+        cond_dim: int | None = 128,
+        dropout: float = 0.1,
+        causal: bool = False,
+    ) -> None:
+        super().__init__()
+        require_positive(vocab_size=vocab_size, n_layers=n_layers)
+        if cond_dim is not None:
+            require_positive(cond_dim=cond_dim)
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout={dropout} is a probability; use one in [0, 1).")
+        self.d_model = d_model
+        self.vocab_size = vocab_size
+        self.n_heads = n_heads
+        self.blocks = nn.ModuleList(
+            TransformerBlock(d_model, n_heads, cond_dim, dropout, causal=causal) for _ in range(n_layers)
+        )
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
+        self.time = None if cond_dim is None else TimeEmbedding(cond_dim)
+        self.modulation = None if cond_dim is None else Modulation(cond_dim, d_model, parts=2)
+        self.norm = _norm(d_model)
+        self.unembedding = nn.Linear(d_model, vocab_size)
+        nn.init.zeros_(self.unembedding.weight)
+        nn.init.zeros_(self.unembedding.bias)
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "b l"],
+        sigma: Float[Tensor, "b #l"] | None = None,
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        """The normalised and modulated residual stream."""
+        refuse_condition(self, condition)
+        c = self._time(sigma, tokens.device)
+        x = self.embedding(tokens)
+        rotation = rotation_table(tokens.shape[1], self.d_model // self.n_heads, like=x)
+        for block in self.blocks:
+            x = block(x, rotation, c)
+        x = self.norm(x)
+        if self.modulation is None or c is None:
+            return x
+        shift, scale = self.modulation(c)
+        return modulate(x, shift, scale)
+
+    def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
+        """Linear, with a bias; not tied to the embedding."""
+        return self.unembedding(hidden)
+
+    def _time(self, sigma: Tensor | None, device: torch.device) -> Tensor | None:
+        """The condition (b, #l, c) of the blocks, or None for a network without a time input."""
+        if self.time is None:
+            refuse_sigma(self, sigma)
+            return None
+        return F.silu(self.time(torch.zeros(1, 1, device=device) if sigma is None else sigma))
+
+
+def _norm(d_model: int) -> nn.LayerNorm:
+    return nn.LayerNorm(d_model, eps=1e-5, bias=False)

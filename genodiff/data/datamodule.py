@@ -1,0 +1,170 @@
+"""Datasets to loaders: which windows make up batch number i, on every rank, from any point on.
+
+Training sees one endless stream of samples. Sample j is window `permutation_e(j mod n)` in epoch e = j // n, and batch i
+holds samples [i b, (i+1) b): arithmetic, with no state but i. So a run that resumes at batch i sees what it would have
+seen, an epoch ends inside a batch without dropping or repeating a window, and the batch is cut into ranks, not drawn by
+them.
+"""
+
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, final
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch.utils.data import DataLoader, Sampler
+
+from genodiff.batch import TokenBatch
+from genodiff.data.intervals import Split
+from genodiff.data.randomness import Stream, permute
+from genodiff.data.tokenizer import DnaTokenizer
+from genodiff.errors import UserError
+
+Keys = Int64[np.ndarray, "b 2"]
+
+
+class TokenDataset(Protocol):
+    """What `SequenceData` needs of a data set: items by key (epoch, index), whole batches at once."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, keys: Any, /) -> Any: ...
+
+    def collate(self, codes: Any, /) -> TokenBatch: ...
+
+    @property
+    def cluster_ids(self) -> Int64[np.ndarray, "n"]: ...
+
+    def describe(self) -> dict[str, Any]: ...
+
+
+@final
+class SequenceData:
+    """The train, valid and test sets of one task, and their loaders.
+
+    `batch_size` is the whole batch, over all ranks. `source` (say, paths and checksums) becomes part of `describe()`. A set
+    may be None; asking for it then raises `UserError` with `missing`, a sentence on what there is instead.
+    """
+
+    def __init__(
+        self,
+        train: TokenDataset | None,
+        valid: TokenDataset | None,
+        test: TokenDataset | None,
+        tokenizer: DnaTokenizer,
+        *,
+        length: int,
+        batch_size: int,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        start_method: Literal["fork", "spawn", "forkserver"] | None = None,
+        pin_memory: bool = False,
+        seed: int = 0,
+        source: dict[str, Any] | None = None,
+        missing: str = "",
+    ):
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
+            if value < 1:
+                raise UserError(f"{name}={value} is no number of sequences; give 1 or more.")
+        if num_workers < 0:
+            raise UserError(f"num_workers={num_workers} is no number of processes; give 0 or more.")
+        if not 0 <= seed < 2**63:
+            raise UserError(f"seed={seed} is out of range; give 0 to 2^63 - 1.")
+        self._sets: dict[Split, TokenDataset | None] = {"train": train, "valid": valid, "test": test}
+        self.tokenizer, self.length = tokenizer, length
+        self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
+        self._workers: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
+        if num_workers > 0:
+            self._workers |= {"persistent_workers": True, "multiprocessing_context": start_method}
+        self._source, self._missing = source or {}, missing
+
+    def dataset(self, split: Split) -> TokenDataset:
+        """The data set of a split. Raises `UserError` if it is missing or empty."""
+        dataset = self._sets[split]
+        if dataset is None or len(dataset) == 0:
+            raise UserError(f"there is no {split} data; {self._missing or 'give some, or use another split.'}")
+        return dataset
+
+    def train_loader(
+        self, first_batch: int = 0, rank: int = 0, world_size: int = 1
+    ) -> DataLoader[TokenBatch]:
+        """An endless stream of batches, from number `first_batch` on; this rank's part of each."""
+        if self.batch_size % world_size:
+            raise UserError(
+                f"batch_size={self.batch_size} does not divide into {world_size} processes; give a multiple."
+            )
+        dataset = self.dataset("train")
+        batches = TrainBatches(len(dataset), self.batch_size, self.seed, first_batch, rank, world_size)
+        return self._loader(dataset, batches)
+
+    def eval_loader(self, split: Split, rank: int = 0, world_size: int = 1) -> DataLoader[TokenBatch]:
+        """Every window of a split once, in order; with ranks, each `world_size`-th batch. The last is smaller."""
+        dataset = self.dataset(split)
+        return self._loader(dataset, EvalBatches(len(dataset), self.eval_batch_size, rank, world_size))
+
+    def cluster_ids(self, split: Split) -> Int64[np.ndarray, "n"]:
+        """The cluster (BED row, document) of each window, in the order of `eval_loader(split)`."""
+        return self.dataset(split).cluster_ids
+
+    def describe(self) -> dict[str, Any]:
+        """Where the data come from and how much of it there is, for the manifest of a run."""
+        splits = {
+            split: dataset.describe() for split, dataset in self._sets.items() if dataset is not None
+        }
+        return {**self._source, "length": self.length, "splits": splits}
+
+    def _loader(self, dataset: TokenDataset, batches: Sampler[Keys]) -> DataLoader[TokenBatch]:
+        # A loader draws a seed for its workers at each start. From its own generator, or it would move torch's global
+        # one, and a resumed run would no longer equal the uninterrupted one.
+        return DataLoader(
+            dataset,  # pyright: ignore[reportArgumentType]: torch wants its own base class, and uses the protocol
+            batch_sampler=batches,  # pyright: ignore[reportArgumentType]: batches are arrays, not lists
+            collate_fn=dataset.collate,
+            generator=torch.Generator().manual_seed(self.seed),
+            **self._workers,
+        )
+
+
+@final
+class TrainBatches(Sampler[Keys]):
+    """The keys (epoch, index) of one rank's part of each training batch, without end."""
+
+    def __init__(
+        self, n: int, batch_size: int, seed: int, first_batch: int, rank: int, world_size: int
+    ):
+        self.n, self.batch_size, self.seed, self.first_batch = n, batch_size, seed, first_batch
+        share = batch_size // world_size
+        self.part = np.arange(rank * share, (rank + 1) * share)
+
+    def __iter__(self) -> Iterator[Keys]:
+        batch = self.first_batch
+        while True:
+            yield self.keys(batch)
+            batch += 1
+
+    def keys(self, batch: int) -> Keys:
+        """The keys of batch number `batch`."""
+        epoch, position = np.divmod(batch * self.batch_size + self.part, self.n)
+        index = np.empty_like(position)
+        for e in np.unique(epoch):
+            here = epoch == e
+            index[here] = permute(position[here], self.n, self.seed, Stream.ORDER, int(e))
+        return np.stack([epoch, index], axis=1)
+
+
+@final
+class EvalBatches(Sampler[Keys]):
+    """The keys of batches `rank`, `rank + world_size`, ... of all windows in order, in epoch 0."""
+
+    def __init__(self, n: int, batch_size: int, rank: int, world_size: int):
+        self.n, self.batch_size = n, batch_size
+        self.starts = range(rank * batch_size, n, world_size * batch_size)
+
+    def __iter__(self) -> Iterator[Keys]:
+        for start in self.starts:
+            index = np.arange(start, min(start + self.batch_size, self.n))
+            yield np.stack([np.zeros_like(index), index], axis=1)
+
+    def __len__(self) -> int:
+        return len(self.starts)

@@ -1,0 +1,53 @@
+"""Writing results: whole or not at all, and never over something else."""
+
+from pathlib import Path
+
+import pytest
+
+from genodiff.errors import UserError
+from genodiff.files import atomic_path, claim_file, claim_folder, write_text
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with pytest.raises(RuntimeError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(UserError, match="exists; choose another name, or overwrite=true"):
+        claim_file(target, overwrite=False)
+    assert claim_file(target, overwrite=True) == target and target.read_text() == "old"
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="is a folder"):
+        claim_file(tmp_path, overwrite=True)
+    with pytest.raises(UserError, match="is a file"):
+        claim_folder(tmp_path / "file", overwrite=True)
+
+
+def test_an_unwritable_place_is_said_before_any_work() -> None:
+    with pytest.raises(UserError, match="cannot be written"):
+        claim_file(Path("/proc/genodiff/a.txt"), overwrite=False)
+    with pytest.raises(UserError, match="cannot be written"):
+        claim_folder(Path("/proc/genodiff"), overwrite=False)
+
+
+def test_overwrite_empties_only_what_genodiff_wrote(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "thesis.tex").touch()
+    with pytest.raises(UserError, match="not empty"):
+        claim_folder(run, overwrite=False)
+    with pytest.raises(UserError, match="was not written by genodiff"):
+        claim_folder(run, overwrite=True)
+    (run / "manifest.json").touch()
+    claim_folder(run, overwrite=True)
+    assert list(run.iterdir()) == []
