@@ -1,7 +1,7 @@
-"""Build hook: compiles `genodiff/ops/native/*.c` into the wheel, where there is a C compiler.
+"""Build hook: compiles `genodiff/ops/native/*.c` for the wheel, where there is a C compiler.
 
-The kernels are optional: without a compiler the package is pure Python, says so in one line, and runs its PyTorch
-fallback. `python hatch_build.py` compiles them in place, for working on them in a checkout.
+The kernels are optional: without a compiler the build says so in one line, and the package is pure
+Python with PyTorch's fallback. `python hatch_build.py` compiles in place, to work on the kernels.
 """
 
 import os
@@ -25,7 +25,7 @@ class CompilationError(Exception):
 
 
 def variants() -> dict[str, list[str]]:
-    """Library name -> compiler flags: one build for each x86-64 level, one for any other processor."""
+    """Library name -> flags: a build for each x86-64 level, or one for any other processor."""
     if platform.machine().lower() in ("x86_64", "amd64"):
         return {
             f"kernels_x86_64_v{level}.so": [f"-march=x86-64-v{level}", f"-DVW={width}"]
@@ -44,7 +44,7 @@ def compiler() -> list[str]:
 
 
 def compile_kernels(directory: Path = NATIVE) -> list[Path]:
-    """Compile every variant into `directory`; raises CompilationError and leaves no half-written library."""
+    """Compile every variant into `directory`; raise CompilationError where that fails."""
     command = compiler()
     libraries = []
     for name, flags in variants().items():
@@ -56,8 +56,8 @@ def compile_kernels(directory: Path = NATIVE) -> list[Path]:
             result = subprocess.run(run, capture_output=True, text=True)
             if result.returncode != 0:
                 lines = result.stderr.strip().splitlines()
-                reason = next((line for line in lines if "error" in line), f"exit code {result.returncode}")
-                raise CompilationError(f"{shlex.join(command)} cannot build {name}: {reason}")
+                reason = next((line for line in lines if "error" in line), "no reason given")
+                raise CompilationError(f"{shlex.join(command)} failed on {name}: {reason}")
             unfinished.replace(library)
         finally:
             unfinished.unlink(missing_ok=True)
@@ -72,10 +72,11 @@ class CustomBuildHook(BuildHookInterface):
         try:
             libraries = compile_kernels()
         except CompilationError as error:
-            self.app.display_warning(f"genodiff: no native kernels ({error}); the PyTorch fallback will be used")
+            self.app.display_warning(f"{error}: genodiff goes without its C kernels")
             return
+        platform_tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = f"py3-none-{platform_tag}"
         build_data["artifacts"] += [str(path.relative_to(self.root)) for path in libraries]
 
 
@@ -84,4 +85,4 @@ if __name__ == "__main__":
         for built in compile_kernels():
             print(built)
     except CompilationError as error:
-        sys.exit(f"genodiff: no native kernels ({error})")
+        sys.exit(f"{error}: genodiff goes without its C kernels")

@@ -11,7 +11,7 @@ CHECKS = (
     ["genodiff", "--version"],
     ["genodiff", "--help"],
     [
-        *("genodiff", "train", "data=synthetic", "data.windows=64", "data.length=64"),
+        *("genodiff", "train", "data=synthetic", "data.train_records=2", "data.record_length=1024", "data.length=64"),
         *("backbone.d_model=16", "backbone.n_layers=1", "trainer.max_steps=4", "device=cpu"),
         *("trainer.validate_sequences=8", "out=run"),
     ],

@@ -3,7 +3,7 @@
 from genodiff.backbones.base import Backbone
 from genodiff.backbones.caduceus import Caduceus
 from genodiff.backbones.mamba import BiMamba, Mamba
-from genodiff.backbones.pretrained import load_caduceus_state, load_dit_state, published_names
+from genodiff.backbones.pretrained import load_caduceus_state, load_dit_state
 from genodiff.backbones.reverse_complement import (
     ReverseComplementEquivariant,
     StrandAveraged,
@@ -24,5 +24,4 @@ __all__ = [
     "exchange_strands",
     "load_caduceus_state",
     "load_dit_state",
-    "published_names",
 ]

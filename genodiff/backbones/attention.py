@@ -16,7 +16,7 @@ _BASE = 10_000
 
 
 class SelfAttention(nn.Module):
-    """softmax(q k^T / sqrt(d_head)) v, q and k rotated, all heads projected out together; no biases.
+    """softmax(q k^T / sqrt(d_head)) v with q and k rotated, projected out; no biases.
 
     Raises UserError unless d_model is n_heads times an even number.
     """
@@ -26,8 +26,8 @@ class SelfAttention(nn.Module):
         require_positive(d_model=d_model, n_heads=n_heads)
         if d_model % (2 * n_heads):
             raise UserError(
-                f"d_model={d_model} with n_heads={n_heads} must give heads of an even width; use a d_model divisible "
-                f"by {2 * n_heads}, or other n_heads."
+                f"d_model={d_model} with n_heads={n_heads} must give heads of even width; use a "
+                f"d_model divisible by {2 * n_heads}, or other n_heads."
             )
         self.n_heads = n_heads
         self.causal = causal
@@ -35,9 +35,13 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(d_model, d_model, bias=False)
 
     def forward(
-        self, x: Float[Tensor, "b l d"], rotation: tuple[Float[Tensor, "l half"], Float[Tensor, "l half"]]
+        self,
+        x: Float[Tensor, "b l d"],
+        rotation: tuple[Float[Tensor, "l half"], Float[Tensor, "l half"]],
     ) -> Float[Tensor, "b l d"]:
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # (b, h, l, d_head)
+        q, k, v = (
+            self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+        )  # (b, h, l, d_head)
         q, k = rotate(q, rotation), rotate(k, rotation)
         heads = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(heads.transpose(1, 2).flatten(2))
@@ -64,4 +68,6 @@ def rotate(
     """Turn each channel pair of each position by its angle; computed in float32, in x's dtype."""
     cos, sin = rotation
     real, imaginary = x.chunk(2, dim=-1)
-    return torch.cat([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1).to(x.dtype)
+    return torch.cat([real * cos - imaginary * sin, imaginary * cos + real * sin], dim=-1).to(
+        x.dtype
+    )

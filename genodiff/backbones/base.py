@@ -11,8 +11,8 @@ from genodiff.errors import UserError
 class Backbone(nn.Module, abc.ABC):
     """logits = head(hidden(tokens, sigma)).
 
-    The head acts on each position alone, so a loss or a sampler may call it on the hidden states that it needs
-    and on no others.
+    The head acts on each position alone, so a loss or a sampler may call it on the hidden states
+    that it needs and on no others.
     """
 
     d_model: int
@@ -29,8 +29,8 @@ class Backbone(nn.Module, abc.ABC):
     ) -> Float[Tensor, "b l d"]:
         """The final, normalised hidden states.
 
-        `sigma` is the noise level -log alpha(t) of each sequence or token. Raises ValueError if the network has
-        no input for a `sigma` or `condition` that is given.
+        `sigma` is the noise level -log alpha(t) of each sequence or token. Raises ValueError if
+        the network has no input for a `sigma` or `condition` that is given.
         """
 
     @abc.abstractmethod
@@ -58,8 +58,8 @@ def refuse_sigma(network: nn.Module, sigma: Tensor | None) -> None:
     """Raise ValueError if a network without a time input is given one."""
     if sigma is not None:
         raise ValueError(
-            f"sigma is given, but this {type(network).__name__} has no time input; pass sigma=None "
-            "(time_conditioning=false), or use a Transformer with cond_dim."
+            f"sigma is given, but this {type(network).__name__} has no time input; pass "
+            "sigma=None (time_conditioning=false), or use a Transformer with cond_dim."
         )
 
 
@@ -67,5 +67,6 @@ def refuse_condition(network: nn.Module, condition: Tensor | None) -> None:
     """Raise ValueError if a network without a class input is given one."""
     if condition is not None:
         raise ValueError(
-            f"condition is given, but this {type(network).__name__} has no class input; pass condition=None."
+            f"condition is given, but this {type(network).__name__} has no class input; "
+            "pass condition=None."
         )

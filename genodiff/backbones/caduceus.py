@@ -29,10 +29,10 @@ class CaduceusBlock(nn.Module):
 
 
 class Caduceus(Backbone):
-    """Caduceus-Ph (Schiff et al. 2024, arXiv:2403.03234): a bidirectional, or a left-to-right, stack of Mamba mixers.
+    """Caduceus-Ph: a stack of bidirectional, or of left-to-right, Mamba mixers.
 
-    Inside `ReverseComplementEquivariant` it is Caduceus-PS. It has no time input. The residual stream stays in the
-    parameters' dtype under autocast.
+    Schiff et al. 2024 (arXiv:2403.03234). Inside `ReverseComplementEquivariant` it is Caduceus-PS.
+    It has no time input. Under autocast the residual stream stays in the parameters' dtype.
 
     Args:
         vocab_size: tokens; padded to a multiple of `pad_vocab_size_multiple`.
@@ -43,8 +43,8 @@ class Caduceus(Backbone):
         tie_projections: whether the directions share their projections in and out.
         norm: "rms" or "layer".
         tie_embeddings: whether the head's weights are the embedding's.
-        recompute: compute each block's activations again in the backward pass instead of keeping them: memory
-            for one block instead of all, for a third more time.
+        recompute: compute each block's activations again in the backward pass instead of keeping
+            them: memory for one block instead of all, for a third more time.
     """
 
     def __init__(
@@ -81,7 +81,9 @@ class Caduceus(Backbone):
 
         def mixer() -> Mamba | BiMamba:
             if not bidirectional:
-                return Mamba(d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank)
+                return Mamba(
+                    d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank
+                )
             return BiMamba(
                 d_model,
                 strategy=bidirectional_strategy,
@@ -97,7 +99,9 @@ class Caduceus(Backbone):
             CaduceusBlock(NORMS[norm](d_model, eps=norm_eps), mixer()) for _ in range(n_layers)
         )
         self.norm = NORMS[norm](d_model, eps=norm_eps)
-        self.unembedding = None if tie_embeddings else nn.Linear(d_model, self.vocab_size, bias=False)
+        self.unembedding = (
+            None if tie_embeddings else nn.Linear(d_model, self.vocab_size, bias=False)
+        )
         self._initialize(n_layers)
 
     def hidden(
@@ -124,7 +128,7 @@ class Caduceus(Backbone):
 
     @torch.no_grad()
     def _initialize(self, n_layers: int) -> None:
-        """As published: small embeddings, and the variance of the residual stream kept free of the depth (GPT-2)."""
+        """As published: small embeddings, and mixers scaled by 1 / sqrt(depth)."""
         nn.init.normal_(self.embedding.weight, std=0.02)
         for name, parameter in self.named_parameters():
             if name.endswith("out_proj.weight"):

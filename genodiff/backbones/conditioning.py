@@ -16,7 +16,7 @@ _LONGEST_PERIOD = 10_000
 
 
 class TimeEmbedding(nn.Module):
-    """MLP of the cosines and sines of sigma at 128 frequencies, from 1 down to 1/10000 in geometric steps."""
+    """MLP of the cosines and sines of sigma at 128 frequencies, geometric from 1 to 1/10000."""
 
     def __init__(self, d_cond: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Adaptation(NamedTuple):
-    """What adaptive layer norm does to one sub-layer: f(x) becomes gate * f(norm(x) * (1 + scale) + shift)."""
+    """Adaptive layer norm makes a sub-layer f gate * f(norm(x) * (1 + scale) + shift)."""
 
     shift: Tensor  # each (b, #l, d)
     scale: Tensor
@@ -39,7 +39,7 @@ class Adaptation(NamedTuple):
 
 
 class Modulation(nn.Module):
-    """Linear map from the condition to `parts` vectors of width d_model; zero at initialisation (adaLN-zero)."""
+    """Linear map of the condition to `parts` vectors; zero at initialisation (adaLN-zero)."""
 
     def __init__(self, d_cond: int, d_model: int, parts: int) -> None:
         super().__init__()

@@ -6,8 +6,8 @@
     y    = scan(u, W_dt dt, A, B, C) + D u          see genodiff.ops.selective_scan
     out  = W_out (y * silu(z))
 
-Gu & Dao 2023 (arXiv:2312.00752), section 3.4. Nothing is ever flipped or transposed: tensors are channel-last, and the
-other direction is a `reverse` flag of the convolution and the scan.
+Gu & Dao 2023 (arXiv:2312.00752), section 3.4. Nothing is ever flipped or transposed: tensors are
+channel-last, and the other direction is a `reverse` flag of the convolution and the scan.
 """
 
 import math
@@ -22,7 +22,7 @@ from genodiff.backbones.base import require_positive
 from genodiff.errors import UserError
 from genodiff.ops import causal_conv1d, selective_scan
 
-# Published initialisation: time steps dt are log-uniform in this range (Gu & Dao 2023, section 3.6).
+# Initial time steps are log-uniform in this range (Gu & Dao 2023, section 3.6).
 _DT_MIN, _DT_MAX, _DT_FLOOR = 1e-3, 1e-1, 1e-4
 
 STRATEGIES = ("add", "ew_multiply")
@@ -34,30 +34,45 @@ class SelectiveSSM(nn.Module):
     `dt_rank` is the rank of the map to time steps. With `reverse`, position l - 1 comes first.
     """
 
-    def __init__(self, d_inner: int, d_state: int, d_conv: int, dt_rank: int, *, reverse: bool = False) -> None:
+    def __init__(
+        self, d_inner: int, d_state: int, d_conv: int, dt_rank: int, *, reverse: bool = False
+    ) -> None:
         super().__init__()
         self.widths = [dt_rank, d_state, d_state]
         self.reverse = reverse
-        self.conv_weight = nn.Parameter(torch.empty(d_inner, d_conv).uniform_(-1, 1) / math.sqrt(d_conv))
+        self.conv_weight = nn.Parameter(
+            torch.empty(d_inner, d_conv).uniform_(-1, 1) / math.sqrt(d_conv)
+        )
         self.conv_bias = nn.Parameter(torch.empty(d_inner).uniform_(-1, 1) / math.sqrt(d_conv))
         self.x_proj = nn.Linear(d_inner, sum(self.widths), bias=False)
         self.dt_proj = nn.Linear(dt_rank, d_inner)
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-        dt = torch.empty(d_inner).uniform_(math.log(_DT_MIN), math.log(_DT_MAX)).exp().clamp(min=_DT_FLOOR)
-        nn.init.zeros_(self.dt_proj.bias).data.add_(dt + torch.log(-torch.expm1(-dt)))  # softplus^-1(dt)
+        dt = (
+            torch.empty(d_inner)
+            .uniform_(math.log(_DT_MIN), math.log(_DT_MAX))
+            .exp()
+            .clamp(min=_DT_FLOOR)
+        )
+        nn.init.zeros_(self.dt_proj.bias).data.add_(
+            dt + torch.log(-torch.expm1(-dt))
+        )  # softplus^-1(dt)
         self.A_log = nn.Parameter(torch.arange(1, d_state + 1.0).log().repeat(d_inner, 1))
         self.D = nn.Parameter(torch.ones(d_inner))
         for parameter in (self.A_log, self.D):
             parameter._no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue] (the optimizer reads it)
 
-    def forward(self, x: Float[Tensor, "b l d"], z: Float[Tensor, "b l d"] | None = None) -> Float[Tensor, "b l d"]:
+    def forward(
+        self, x: Float[Tensor, "b l d"], z: Float[Tensor, "b l d"] | None = None
+    ) -> Float[Tensor, "b l d"]:
         """y, or y * silu(z)."""
         u = causal_conv1d(x, self.conv_weight, self.conv_bias, reverse=self.reverse)
         dt, B, C = self.x_proj(u).split(self.widths, dim=-1)
-        # The bias is left to the scan, which adds it in float32 whatever autocast makes of the product.
+        # The scan adds the bias, in float32 whatever autocast makes of the product.
         delta = F.linear(dt, self.dt_proj.weight)
         A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
-        return selective_scan(u, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse)
+        return selective_scan(
+            u, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse
+        )
 
 
 class Mamba(nn.Module):
@@ -89,15 +104,16 @@ class Mamba(nn.Module):
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def forward(self, h: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-        x, z = self.in_proj(h).chunk(2, dim=-1)
+        x, z = _project_in(self.in_proj, h)
         return self.out_proj(self.ssm(x, z))
 
 
 class BiMamba(nn.Module):
     """The mixer of Caduceus: Mamba(h) + flip(Mamba'(flip(h))), or their product.
 
-    Schiff et al. 2024 (arXiv:2403.03234), section 4.1. With `tie_projections` the directions share the projections in
-    and out and differ in the rest. A tied sum needs one product with each: W_out (y z' + y' z') = W_out ((y + y') z').
+    Schiff et al. 2024 (arXiv:2403.03234), section 4.1. With `tie_projections` the directions share
+    the projections in and out and differ in the rest. A tied sum needs one product with each:
+    W_out (y z' + y' z') = W_out ((y + y') z').
 
     Args:
         strategy: "add" or "ew_multiply", how the directions meet.
@@ -118,25 +134,39 @@ class BiMamba(nn.Module):
     ) -> None:
         super().__init__()
         if strategy not in STRATEGIES:
-            raise UserError(f"bidirectional_strategy={strategy} is unknown; use {' or '.join(STRATEGIES)}.")
+            raise UserError(
+                f"bidirectional_strategy={strategy} is unknown; use {' or '.join(STRATEGIES)}."
+            )
         d_inner, dt_rank = _inner_sizes(d_model, d_state, d_conv, expand, dt_rank)
         self.strategy = strategy
         self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)
         self.forward_ssm = SelectiveSSM(d_inner, d_state, d_conv, dt_rank)
         self.reverse_ssm = SelectiveSSM(d_inner, d_state, d_conv, dt_rank, reverse=True)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
-        self.reverse_in_proj = None if tie_projections else nn.Linear(d_model, 2 * d_inner, bias=False)
-        self.reverse_out_proj = None if tie_projections else nn.Linear(d_inner, d_model, bias=False)
+        self.reverse_in_proj = (
+            None if tie_projections else nn.Linear(d_model, 2 * d_inner, bias=False)
+        )
+        self.reverse_out_proj = (
+            None if tie_projections else nn.Linear(d_inner, d_model, bias=False)
+        )
 
     def forward(self, h: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
-        x, z = self.in_proj(h).chunk(2, dim=-1)
+        x, z = _project_in(self.in_proj, h)
         if self.reverse_in_proj is None and self.strategy == "add":
             return self.out_proj((self.forward_ssm(x) + self.reverse_ssm(x)) * F.silu(z))
         forward = self.out_proj(self.forward_ssm(x, z))
         if self.reverse_in_proj is not None:
-            x, z = self.reverse_in_proj(h).chunk(2, dim=-1)
+            x, z = _project_in(self.reverse_in_proj, h)
         reverse = (self.reverse_out_proj or self.out_proj)(self.reverse_ssm(x, z))
         return forward + reverse if self.strategy == "add" else forward * reverse
+
+
+def _project_in(
+    in_proj: nn.Linear, h: Float[Tensor, "b l d"]
+) -> tuple[Float[Tensor, "b l d_inner"], Float[Tensor, "b l d_inner"]]:
+    """x and z. One product for each: the gradients of a split would be copied into one tensor."""
+    x, z = (F.linear(h, half) for half in in_proj.weight.chunk(2))
+    return x, z
 
 
 def _inner_sizes(

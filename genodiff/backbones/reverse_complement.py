@@ -1,8 +1,8 @@
 """Both strands of DNA through one network: equivariance by construction, and averaging.
 
-RC reverses a sequence and complements its tokens; of logits it reverses the length and permutes the vocabulary. A
-network is equivariant if f(RC x) = RC f(x). Both wrappers run a network once, on [x ; RC x] stacked on the batch axis,
-and are equivariant whatever that network is.
+RC reverses a sequence and complements its tokens; of logits it reverses the length and permutes
+the vocabulary. A network is equivariant if f(RC x) = RC f(x). Both wrappers run a network once, on
+[x ; RC x] stacked on the batch axis, and are equivariant whatever that network is.
 """
 
 import math
@@ -20,16 +20,16 @@ from genodiff.errors import UserError
 class ReverseComplementEquivariant(Backbone):
     """logits(x) = f(x) + RC f(RC x) for any trunk f.
 
-    With a `Caduceus` trunk this is Caduceus-PS (Schiff et al. 2024, arXiv:2403.03234, section 4.2): its strand-wise
-    layers treat the strands as two sequences, which only meet in the head.
+    With a `Caduceus` trunk this is Caduceus-PS (Schiff et al. 2024, arXiv:2403.03234, section
+    4.2): its strand-wise layers treat the strands as two sequences, which only meet in the head.
 
-    The hidden states are as published, of width 2d: the trunk's for x beside its for RC x, the latter reversed along
-    both the length and the channels.
+    The hidden states are as published, of width 2d: the trunk's for x beside its for RC x, the
+    latter reversed along both the length and the channels.
 
     Args:
         trunk: the network; it is used once for both strands.
-        complement: complement[i] is the complement of token i. Tokens that only pad the trunk's vocabulary are
-            their own.
+        complement: complement[i] is the complement of token i. Tokens that only pad the trunk's
+            vocabulary are their own.
     """
 
     complement: Tensor
@@ -39,7 +39,9 @@ class ReverseComplementEquivariant(Backbone):
         self.trunk = trunk
         self.d_model = 2 * trunk.d_model
         self.vocab_size = trunk.vocab_size
-        self.register_buffer("complement", complement_table(complement, trunk.vocab_size), persistent=False)
+        self.register_buffer(
+            "complement", complement_table(complement, trunk.vocab_size), persistent=False
+        )
 
     def hidden(
         self,
@@ -58,11 +60,12 @@ class ReverseComplementEquivariant(Backbone):
 
 
 class StrandAveraged(Backbone):
-    """log p(x) = log((p(x) + RC p(RC x)) / 2): the mean of what a network predicts from either strand.
+    """log((p(x) + RC p(RC x)) / 2): the mean of what a network predicts from either strand.
 
-    For networks that are not equivariant, such as Caduceus-Ph, when they are evaluated. The logits are normalised:
-    they are log-probabilities among `data_ids` and -inf elsewhere. Which tokens are data has to be known here:
-    logits of others are never trained, and would weigh one strand more than the other.
+    For networks that are not equivariant, such as Caduceus-Ph, when they are evaluated. The logits
+    are normalised: they are log-probabilities among `data_ids` and -inf elsewhere. Which tokens
+    are data has to be known here: logits of others are never trained, and would weigh one strand
+    more than the other.
 
     Args:
         network: the network; it is used once for both strands.
@@ -73,7 +76,9 @@ class StrandAveraged(Backbone):
     complement: Tensor
     data_ids: Tensor
 
-    def __init__(self, network: Backbone, complement: Sequence[int], data_ids: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, network: Backbone, complement: Sequence[int], data_ids: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.d_model = 2 * network.d_model
@@ -82,8 +87,8 @@ class StrandAveraged(Backbone):
         ids = torch.tensor(list(range(network.vocab_size) if data_ids is None else data_ids))
         if ids.numel() == 0 or not torch.equal(table[ids].sort().values, ids.sort().values):
             raise UserError(
-                f"data_ids={ids.tolist()} must hold the complement of each of its tokens, and one at least; add "
-                f"{sorted(set(table[ids.long()].tolist()) - set(ids.tolist()))}."
+                f"data_ids={ids.tolist()} must be tokens with the complement of each; take them "
+                "from the tokenizer."
             )
         self.register_buffer("complement", table, persistent=False)
         self.register_buffer("data_ids", ids, persistent=False)
@@ -95,7 +100,9 @@ class StrandAveraged(Backbone):
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l d"]:
         """[hidden(x) | hidden(RC x) reversed in length]."""
-        return torch.cat(_both_strands(self.network, self.complement, tokens, sigma, condition), dim=-1)
+        return torch.cat(
+            _both_strands(self.network, self.complement, tokens, sigma, condition), dim=-1
+        )
 
     def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         """Log-probabilities, in float32 at least."""
@@ -114,12 +121,12 @@ class StrandAveraged(Backbone):
 
 
 class StrandExchange(nn.Module):
-    """A block whose input strands are exchanged first: RC of the opposite strand's hidden states for each.
+    """A block that first gives each strand RC of the opposite strand's hidden states.
 
-    What Caduceus-PS computes if it was trained with `fused_add_norm=True`, as all published weights were: the fused
-    branch reads its two strands in the other order than the unfused one, at the entry of every block. Both functions
-    are equivariant; the same weights give different ones. Only meaningful on the stacked batch inside
-    `ReverseComplementEquivariant`.
+    Published Caduceus-PS with `fused_add_norm=True`, its default, is made of these: at the entry
+    of every block its fused branch takes the strands in the other order than its unfused one. Both
+    networks are equivariant; the same weights give two functions. It only has a meaning on the
+    stacked batch inside `ReverseComplementEquivariant`.
     """
 
     def __init__(self, block: nn.Module) -> None:
@@ -143,10 +150,12 @@ def complement_table(complement: Sequence[int], vocab_size: int) -> Int[Tensor, 
     Raises UserError unless complementing twice changes nothing.
     """
     n = len(complement)
-    if n > vocab_size or any(not 0 <= j < n or complement[j] != i for i, j in enumerate(complement)):
+    if n > vocab_size or any(
+        not 0 <= j < n or complement[j] != i for i, j in enumerate(complement)
+    ):
         raise UserError(
-            f"complement={list(complement)} must send each of at most {vocab_size} tokens to a token and that one back; "
-            "take it from the tokenizer."
+            f"complement={list(complement)} must send each of at most {vocab_size} tokens to one "
+            "that is sent back; take it from the tokenizer."
         )
     return torch.tensor([*complement, *range(n, vocab_size)])
 
@@ -158,7 +167,7 @@ def _both_strands(
     sigma: Float[Tensor, "b #l"] | None,
     condition: Tensor | None,
 ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b l d"]]:
-    """hidden(x), and hidden(RC x) with the length reversed, so that both are at the same positions."""
+    """hidden(x), and hidden(RC x) reversed in length: row i of both is about base i of x."""
     hidden = network.hidden(
         torch.cat([tokens, complement[tokens].flip(1)]),
         None if sigma is None else torch.cat([sigma, sigma.flip(1)]),

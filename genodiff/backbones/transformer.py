@@ -1,7 +1,7 @@
-"""`Transformer`: the diffusion transformer (DiT) of MDLM, and its causal sibling without a time input.
+"""`Transformer`: the diffusion transformer (DiT) of MDLM, and its causal, timeless sibling.
 
-Sahoo et al. 2024 (arXiv:2406.07524), appendix: pre-norm blocks of rotary attention and an MLP, each adapted to the
-time by adaptive layer norm (Peebles & Xie 2023).
+Sahoo et al. 2024 (arXiv:2406.07524), appendix: pre-norm blocks of rotary attention and an MLP,
+each adapted to the time by adaptive layer norm (Peebles & Xie 2023).
 """
 
 import math
@@ -20,9 +20,11 @@ _MLP_RATIO = 4
 
 
 class TransformerBlock(nn.Module):
-    """x + gate * attention(norm(x)), then x + gate * mlp(norm(x)); norms modulated where there is a condition."""
+    """x + attention(norm(x)), then x + mlp(norm(x)); adapted to the condition if there is one."""
 
-    def __init__(self, d_model: int, n_heads: int, cond_dim: int | None, dropout: float, *, causal: bool) -> None:
+    def __init__(
+        self, d_model: int, n_heads: int, cond_dim: int | None, dropout: float, *, causal: bool
+    ) -> None:
         super().__init__()
         self.modulation = None if cond_dim is None else Modulation(cond_dim, d_model, parts=6)
         self.attention_norm = _norm(d_model)
@@ -53,13 +55,13 @@ class TransformerBlock(nn.Module):
 
 
 class Transformer(Backbone):
-    """DiT with rotary attention. Its blocks and its head are zero at initialisation: the first logits are all 0.
+    """DiT with rotary attention. Blocks and head are zero at initialisation: all logits are 0.
 
     Args:
         vocab_size: tokens, the mask among them; not padded.
         d_model, n_layers, n_heads: width, depth, heads of width d_model / n_heads.
-        cond_dim: width of the time embedding; None for a network without a time input. sigma=None is read as 0, which
-            is what MDLM feeds the network when time_conditioning is off.
+        cond_dim: width of the time embedding; None for a network without a time input. sigma=None
+            is read as 0, which is what MDLM feeds the network when time_conditioning is off.
         dropout: of each sub-layer's output.
         causal: the logits at a position depend on no later one.
     """
@@ -85,7 +87,8 @@ class Transformer(Backbone):
         self.vocab_size = vocab_size
         self.n_heads = n_heads
         self.blocks = nn.ModuleList(
-            TransformerBlock(d_model, n_heads, cond_dim, dropout, causal=causal) for _ in range(n_layers)
+            TransformerBlock(d_model, n_heads, cond_dim, dropout, causal=causal)
+            for _ in range(n_layers)
         )
         self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))

@@ -1,13 +1,13 @@
 """Datasets to loaders: which windows make up batch number i, on every rank, from any point on.
 
-Training sees one endless stream of samples. Sample j is window `permutation_e(j mod n)` in epoch e = j // n, and batch i
-holds samples [i b, (i+1) b): arithmetic, with no state but i. So a run that resumes at batch i sees what it would have
-seen, an epoch ends inside a batch without dropping or repeating a window, and the batch is cut into ranks, not drawn by
-them.
+Training sees one endless stream of samples. Sample j is window `permutation_e(j mod n)` in epoch e
+= j // n, and batch i holds samples [i b, (i+1) b): arithmetic, with no state but i. So a run that
+resumes at batch i sees what it would have seen, an epoch ends inside a batch without dropping or
+repeating a window, and the batch is cut into ranks, not drawn by them.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol, final
+from typing import Any, Literal, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,8 +23,10 @@ from genodiff.errors import UserError
 Keys = Int64[np.ndarray, "b 2"]
 
 
+@runtime_checkable
 class TokenDataset(Protocol):
-    """What `SequenceData` needs of a data set: items by key (epoch, index), whole batches at once."""
+    """What `SequenceData` needs of a data set: items by key (epoch, index), whole batches at
+    once."""
 
     def __len__(self) -> int: ...
 
@@ -35,6 +37,10 @@ class TokenDataset(Protocol):
     @property
     def cluster_ids(self) -> Int64[np.ndarray, "n"]: ...
 
+    def plain(self) -> "TokenDataset":
+        """The same items without augmentation, every base at full weight."""
+        ...
+
     def describe(self) -> dict[str, Any]: ...
 
 
@@ -42,8 +48,9 @@ class TokenDataset(Protocol):
 class SequenceData:
     """The train, valid and test sets of one task, and their loaders.
 
-    `batch_size` is the whole batch, over all ranks. `source` (say, paths and checksums) becomes part of `describe()`. A set
-    may be None; asking for it then raises `UserError` with `missing`, a sentence on what there is instead.
+    `batch_size` is the whole batch, over all ranks. `source` (say, paths and checksums) becomes
+    part of `describe()`. A set may be None; asking for it then raises `UserError` with `missing`,
+    a sentence on what there is instead.
     """
 
     def __init__(
@@ -68,10 +75,16 @@ class SequenceData:
             if value < 1:
                 raise UserError(f"{name}={value} is no number of sequences; give 1 or more.")
         if num_workers < 0:
-            raise UserError(f"num_workers={num_workers} is no number of processes; give 0 or more.")
+            raise UserError(
+                f"num_workers={num_workers} is no number of processes; give 0 or more."
+            )
         if not 0 <= seed < 2**63:
             raise UserError(f"seed={seed} is out of range; give 0 to 2^63 - 1.")
-        self._sets: dict[Split, TokenDataset | None] = {"train": train, "valid": valid, "test": test}
+        self._sets: dict[Split, TokenDataset | None] = {
+            "train": train,
+            "valid": valid,
+            "test": test,
+        }
         self.tokenizer, self.length = tokenizer, length
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self._workers: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
@@ -83,7 +96,9 @@ class SequenceData:
         """The data set of a split. Raises `UserError` if it is missing or empty."""
         dataset = self._sets[split]
         if dataset is None or len(dataset) == 0:
-            raise UserError(f"there is no {split} data; {self._missing or 'give some, or use another split.'}")
+            raise UserError(
+                f"there is no {split} data; {self._missing or 'give some, or use another split.'}"
+            )
         return dataset
 
     def train_loader(
@@ -92,31 +107,52 @@ class SequenceData:
         """An endless stream of batches, from number `first_batch` on; this rank's part of each."""
         if self.batch_size % world_size:
             raise UserError(
-                f"batch_size={self.batch_size} does not divide into {world_size} processes; give a multiple."
+                f"batch_size={self.batch_size} does not divide into {world_size} processes; give "
+                "a multiple."
             )
         dataset = self.dataset("train")
-        batches = TrainBatches(len(dataset), self.batch_size, self.seed, first_batch, rank, world_size)
+        batches = TrainBatches(
+            len(dataset), self.batch_size, self.seed, first_batch, rank, world_size
+        )
         return self._loader(dataset, batches)
 
-    def eval_loader(self, split: Split, rank: int = 0, world_size: int = 1) -> DataLoader[TokenBatch]:
-        """Every window of a split once, in order; with ranks, each `world_size`-th batch. The last is smaller."""
-        dataset = self.dataset(split)
-        return self._loader(dataset, EvalBatches(len(dataset), self.eval_batch_size, rank, world_size))
+    def eval_loader(
+        self,
+        split: Split,
+        *,
+        max_sequences: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> DataLoader[TokenBatch]:
+        """Every window of a split once, in order and without augmentation. The last batch is
+        smaller.
 
-    def cluster_ids(self, split: Split) -> Int64[np.ndarray, "n"]:
-        """The cluster (BED row, document) of each window, in the order of `eval_loader(split)`."""
-        return self.dataset(split).cluster_ids
+        `max_sequences` takes so many of them, spread evenly. A rank sees each `world_size`-th
+        batch.
+        """
+        dataset = self.dataset(split).plain()
+        index = _spread(len(dataset), max_sequences)
+        return self._loader(dataset, EvalBatches(index, self.eval_batch_size, rank, world_size))
+
+    def cluster_ids(
+        self, split: Split, *, max_sequences: int | None = None
+    ) -> Int64[np.ndarray, "n"]:
+        """The cluster (BED row, document) of each window, in the order of `eval_loader`."""
+        dataset = self.dataset(split)
+        return dataset.cluster_ids[_spread(len(dataset), max_sequences)]
 
     def describe(self) -> dict[str, Any]:
         """Where the data come from and how much of it there is, for the manifest of a run."""
         splits = {
-            split: dataset.describe() for split, dataset in self._sets.items() if dataset is not None
+            split: dataset.describe()
+            for split, dataset in self._sets.items()
+            if dataset is not None
         }
         return {**self._source, "length": self.length, "splits": splits}
 
     def _loader(self, dataset: TokenDataset, batches: Sampler[Keys]) -> DataLoader[TokenBatch]:
-        # A loader draws a seed for its workers at each start. From its own generator, or it would move torch's global
-        # one, and a resumed run would no longer equal the uninterrupted one.
+        # A loader draws a seed for its workers at each start: from a generator of its own, or it
+        # would move torch's global one, and a resumed run would not equal the uninterrupted one.
         return DataLoader(
             dataset,  # pyright: ignore[reportArgumentType]: torch wants its own base class, and uses the protocol
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]: batches are arrays, not lists
@@ -155,16 +191,26 @@ class TrainBatches(Sampler[Keys]):
 
 @final
 class EvalBatches(Sampler[Keys]):
-    """The keys of batches `rank`, `rank + world_size`, ... of all windows in order, in epoch 0."""
+    """The keys of batches `rank`, `rank + world_size`, ... of the windows `index`, in epoch 0."""
 
-    def __init__(self, n: int, batch_size: int, rank: int, world_size: int):
-        self.n, self.batch_size = n, batch_size
-        self.starts = range(rank * batch_size, n, world_size * batch_size)
+    def __init__(self, index: Int64[np.ndarray, "n"], batch_size: int, rank: int, world_size: int):
+        self.index, self.batch_size = index, batch_size
+        self.starts = range(rank * batch_size, len(index), world_size * batch_size)
 
     def __iter__(self) -> Iterator[Keys]:
         for start in self.starts:
-            index = np.arange(start, min(start + self.batch_size, self.n))
+            index = self.index[start : start + self.batch_size]
             yield np.stack([np.zeros_like(index), index], axis=1)
 
     def __len__(self) -> int:
         return len(self.starts)
+
+
+def _spread(n: int, most: int | None) -> Int64[np.ndarray, "m"]:
+    """All of range(n), or `most` of it at equal distances."""
+    if most is not None and most < 1:
+        raise UserError(
+            f"max_sequences={most} is no number of sequences; give 1 or more, or none."
+        )
+    m = n if most is None else min(n, most)
+    return np.arange(m) * n // m

@@ -1,11 +1,13 @@
 """FASTA text to one byte a base, in one pass and bounded memory.
 
-A *code* is what the rest of this package stores and reads: the token id of a base, plus `SOFT_MASK` where the FASTA has
-it in lower case. The IUPAC ambiguity codes (R, Y, ...) are read as N.
+A *code* is what the rest of this package stores and reads: the token id of a base, plus
+`SOFT_MASK` where the FASTA has it in lower case. The IUPAC ambiguity codes (R, Y, ...) are read as
+N.
 """
 
 import logging
-from typing import NamedTuple, Protocol
+from io import BufferedIOBase
+from typing import NamedTuple
 
 from genodiff.data.tokenizer import N_ID, VOCABULARY
 from genodiff.errors import UserError
@@ -22,8 +24,8 @@ _ILLEGAL = 0xFF
 class FastaRecord(NamedTuple):
     """One record: its name (the header's first word), its length, and where its text begins.
 
-    `first_base` is the byte offset of the first base in the uncompressed text, `line_bases` the bases of the first
-    line: columns 3 and 4 of a `.fai`.
+    `first_base` is the byte offset of the first base in the uncompressed text, `line_bases` the
+    bases of the first line: columns 3 and 4 of a `.fai`.
     """
 
     name: str
@@ -32,23 +34,12 @@ class FastaRecord(NamedTuple):
     line_bases: int
 
 
-class Reader(Protocol):
-    """What the bytes are read from."""
-
-    def read(self, size: int, /) -> bytes: ...
-
-
-class Writer(Protocol):
-    """What the codes are written to."""
-
-    def write(self, data: bytes, /) -> object: ...
-
-
-def encode_fasta(source: Reader, sink: Writer, path: str) -> list[FastaRecord]:
+def encode_fasta(source: BufferedIOBase, sink: BufferedIOBase, path: str) -> list[FastaRecord]:
     """Write the codes of every record of `source`, one after the other, to `sink`.
 
-    `path` names the file in messages. Raises `UserError` for a file that does not begin with '>', for a record
-    without a name or without bases, for a name that comes twice, and for a letter that is not IUPAC.
+    `path` names the file in messages. Raises `UserError` for a file that does not begin with '>',
+    for a record without a name or without bases, for a name that comes twice, and for a letter
+    that is not IUPAC.
     """
     encoder = _Encoder(sink, path)
     header, in_header, at_line_start = b"", False, True
@@ -81,7 +72,7 @@ def encode_fasta(source: Reader, sink: Writer, path: str) -> list[FastaRecord]:
 class _Encoder:
     """The record being read, and those before it."""
 
-    def __init__(self, sink: Writer, path: str):
+    def __init__(self, sink: BufferedIOBase, path: str):
         self.sink, self.path = sink, path
         self.records: list[FastaRecord] = []
         self.names: set[str] = set()
@@ -94,11 +85,13 @@ class _Encoder:
         words = header.decode("utf-8", "replace").split()
         if not words or header[:1].isspace():
             raise UserError(
-                f"{self.path}: a record has no name after '>' (byte {first_base - len(header)}); give it one."
+                f"{self.path}: a record has no name after '>' (byte {first_base - len(header)}); "
+                "give it one."
             )
         if words[0] in self.names:
             raise UserError(
-                f"{self.path}: the record name {words[0]!r} comes twice, and regions would be ambiguous; rename one."
+                f"{self.path}: the record name {words[0]!r} comes twice, and regions would be "
+                "ambiguous; rename one."
             )
         self.names.add(words[0])
         self.current = FastaRecord(words[0], 0, first_base, 0)
@@ -110,15 +103,17 @@ class _Encoder:
         if record is None:
             if text.strip():
                 raise UserError(
-                    f"{self.path} does not begin with '>', so it is not FASTA; give a FASTA file, plain, bgzip or gzip."
+                    f"{self.path} does not begin with '>', so it is not FASTA; give a FASTA file, "
+                    "plain, bgzip or gzip."
                 )
             return
         codes = text.translate(_CODES, b"\r\n")
         if (at := codes.find(_ILLEGAL)) >= 0:
             letter = chr(text.translate(None, b"\r\n")[at])
             raise UserError(
-                f"{self.path}: record {record.name!r} has {letter!r} at base {record.length + at + 1} (counted from "
-                "1), which is not an IUPAC letter of DNA (ACGTN or RYSWKMBDHV); correct it or write N."
+                f"{self.path}: record {record.name!r} has {letter!r} at base "
+                f"{record.length + at + 1} (counted from 1), which is not an IUPAC letter of DNA "
+                "(ACGTN or RYSWKMBDHV); correct it or write N."
             )
         if ambiguous := codes.count(_AMBIGUOUS) + codes.count(_AMBIGUOUS | SOFT_MASK):
             codes = codes.translate(_AMBIGUOUS_TO_N)
@@ -134,16 +129,23 @@ class _Encoder:
     def finish(self) -> list[FastaRecord]:
         self._close()
         if not self.records:
-            raise UserError(f"{self.path} holds no sequence; give a FASTA file with at least one record.")
+            raise UserError(
+                f"{self.path} holds no sequence; give a FASTA file with at least one record."
+            )
         if self.ambiguous:
-            log.warning("%s: %d ambiguity codes (R, Y, ...) are read as N", self.path, self.ambiguous)
+            log.warning(
+                "%s: %d ambiguity codes (R, Y, ...) are read as N", self.path, self.ambiguous
+            )
         return self.records
 
     def _close(self) -> None:
         if self.current is None:
             return
         if self.current.length == 0:
-            raise UserError(f"{self.path}: record {self.current.name!r} has no bases; remove it or give it some.")
+            raise UserError(
+                f"{self.path}: record {self.current.name!r} has no bases; remove it or give it "
+                "some."
+            )
         self.records.append(self.current)
 
 

@@ -1,27 +1,32 @@
-"""`Genome`: a FASTA as one memory-mapped array of codes, a byte a base, shared by every process that reads it.
+"""`Genome`: a FASTA as one memory-mapped array of codes, a byte a base, shared by every process
+that reads it.
 
-The text is encoded once. The codes go to a cache folder as `NAME-PATHHASH.CONTENTHASH.codes`, and `NAME-PATHHASH.json`
-says which records they hold and from which state of the FASTA they were made. The second file is the one that counts:
-it is written last, by a rename, so a build that is killed leaves a genome that is not there, never one that is wrong.
+The text is encoded once. The codes go to a cache folder as `NAME-PATHHASH.CONTENTHASH.codes`, and
+`NAME-PATHHASH.json` says which records they hold and from which state of the FASTA they were made.
+The second file is the one that counts: it is written last, by a rename, so a build that is killed
+leaves a genome that is not there, never one that is wrong.
 """
 
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import logging
 import os
+import re
 import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from genodiff.data.fasta import BLOCK_BYTES, SOFT_MASK, FastaRecord, encode_fasta
 from genodiff.errors import UserError
+from genodiff.files import write_text
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +44,13 @@ def default_cache_dir() -> Path:
 class Genome:
     """Random access to the bases of a FASTA: plain, bgzip, or gzip.
 
-    Coordinates are 0-based and half-open. Reading is safe in any number of threads and of processes, forked or spawned:
-    there is no file position to share, each process maps the codes when it first needs them, and a `Genome` pickles.
+    Coordinates are 0-based and half-open. Reading is safe in any number of threads and of
+    processes, forked or spawned: there is no file position to share, each process maps the codes
+    when it first needs them, and a `Genome` pickles.
 
-    Opening compares size and modification time with those of the build; if they differ, the contents' SHA-256 decides.
-    Raises `UserError` for a FASTA that is missing, malformed, changed since it was encoded (`reindex=True` encodes it
-    anew), or contradicted by a `.fai` beside it.
+    Opening compares size and modification time with those of the build; if they differ, the
+    contents' SHA-256 decides. Raises `UserError` for a FASTA that is missing, malformed, changed
+    since it was encoded (`reindex=True` encodes it anew), or contradicted by a `.fai` beside it.
     """
 
     def __init__(
@@ -57,7 +63,9 @@ class Genome:
         self.records = tuple(FastaRecord(*record) for record in index["records"])
         self.lengths: Mapping[str, int] = {record.name: record.length for record in self.records}
         ends = np.cumsum([record.length for record in self.records])
-        self._offsets = {r.name: int(end) - r.length for r, end in zip(self.records, ends, strict=True)}
+        self._offsets = {
+            r.name: int(end) - r.length for r, end in zip(self.records, ends, strict=True)
+        }
         self._codes_path = folder / index["codes"]
         self._mapped: np.ndarray | None = None
         _check_fai(self.path, self.records)
@@ -68,7 +76,9 @@ class Genome:
     def offset(self, chrom: str) -> int:
         """Where `chrom` begins in the array of all codes."""
         if chrom not in self._offsets:
-            raise UserError(f"{self.path} has no record {chrom!r}; {describe_names(self.lengths, chrom)}")
+            raise UserError(
+                f"{self.path} has no record {chrom!r}; {describe_names(self.lengths, chrom)}"
+            )
         return self._offsets[chrom]
 
     def codes(self, chrom: str, start: int, end: int) -> UInt8[np.ndarray, "l"]:
@@ -76,8 +86,9 @@ class Genome:
         offset = self.offset(chrom)
         if not 0 <= start < end <= self.lengths[chrom]:
             raise UserError(
-                f"{chrom}:{start}-{end} (0-based, half-open) is not inside {chrom} of {self.path}, which has "
-                f"{self.lengths[chrom]} bases; give 0 <= start < end <= {self.lengths[chrom]}."
+                f"{chrom}:{start}-{end} (0-based, half-open) is not inside {chrom} of "
+                f"{self.path}, which has {self.lengths[chrom]} bases; give 0 <= start < end <= "
+                f"{self.lengths[chrom]}."
             )
         return self._all_codes()[offset + start : offset + end]
 
@@ -86,7 +97,8 @@ class Genome:
         return self.codes(chrom, start, end) & np.uint8(SOFT_MASK - 1)
 
     def gather(self, offsets: Int64[np.ndarray, "b"], length_bp: int) -> UInt8[np.ndarray, "b l"]:
-        """The codes of windows that begin at `offsets` of the array of all codes; a copy. For whole batches."""
+        """The codes of windows that begin at `offsets` of the array of all codes; a copy. For
+        whole batches."""
         return np.lib.stride_tricks.sliding_window_view(self._all_codes(), length_bp)[offsets]
 
     def _all_codes(self) -> UInt8[np.ndarray, "n"]:
@@ -96,7 +108,8 @@ class Genome:
 
 
 def describe_names(names: Mapping[str, int], wanted: str) -> str:
-    """What a user who asked for a record that is not there should ask for: the same name with or without 'chr'."""
+    """What a user who asked for a record that is not there should ask for: the same name with or
+    without 'chr'."""
     alias = wanted.removeprefix("chr") if wanted.startswith("chr") else f"chr{wanted}"
     if alias in names:
         return f"it has {alias!r}: use the FASTA's names."
@@ -111,7 +124,7 @@ class _GenomeCache:
         resolved = path.resolve()
         key = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:16]
         self.path, self.folder = path, folder
-        self.name = f"{path.name.partition('.')[0]}-{key}"
+        self.name = re.sub(r"[^\w-]", "_", path.name.partition(".")[0]) + f"-{key}"
         self.index_path = folder / f"{self.name}.json"
 
     def open(self, *, reindex: bool) -> dict[str, Any]:
@@ -125,8 +138,9 @@ class _GenomeCache:
         if stamp != {name: index["source"][name] for name in stamp}:
             if file_sha256(self.path) != index["source"]["sha256"]:
                 raise UserError(
-                    f"{self.path}: FASTA changed after indexing (encoded in {self.index_path}); restore it, or delete "
-                    "that file (reindex=True from Python) to encode it anew."
+                    f"{self.path}: FASTA changed after indexing (encoded in {self.index_path}); "
+                    "restore it, or delete that file (reindex=True from Python) to encode it "
+                    "anew."
                 )
             index["source"].update(stamp)
             with contextlib.suppress(OSError):  # a cache that is only readable serves as well
@@ -137,25 +151,30 @@ class _GenomeCache:
         try:
             index = json.loads(self.index_path.read_text(encoding="utf-8"))
             n_bases = sum(FastaRecord(*record).length for record in index["records"])
-            usable = index["format"] == FORMAT and (self.folder / index["codes"]).stat().st_size == n_bases
+            usable = (
+                index["format"] == FORMAT
+                and (self.folder / index["codes"]).stat().st_size == n_bases
+            )
             return index if usable else None
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _build(self, alone: bool) -> dict[str, Any]:
         log.info("encoding %s into %s", self.path, self.folder)
         if alone:
-            for leftover in self.folder.glob(f"{self.name}.*.tmp"):  # of a build that was killed
+            for leftover in self.folder.glob(f".{self.name}.*.tmp"):  # of a build that was killed
                 leftover.unlink(missing_ok=True)
         before = _stamp(self.path)
-        temporary = self._temporary()
+        temporary = self.folder / f".{self.name}.{uuid.uuid4().hex}.tmp"
         try:
             with temporary.open("xb") as sink:
                 records, digest = _encode(self.path, sink)
                 sink.flush()
                 os.fsync(sink.fileno())
             if _stamp(self.path) != before:
-                raise UserError(f"{self.path} changed while it was being read; wait until it is complete.")
+                raise UserError(
+                    f"{self.path} changed while it was being read; wait until it is complete."
+                )
             codes = f"{self.name}.{digest[:16]}.codes"
             os.replace(temporary, self.folder / codes)
         finally:
@@ -173,47 +192,44 @@ class _GenomeCache:
         return index
 
     def _write_index(self, index: dict[str, Any]) -> None:
-        temporary = self._temporary()
-        try:
-            temporary.write_text(json.dumps(index), encoding="utf-8")
-            os.replace(temporary, self.index_path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    def _temporary(self) -> Path:
-        return self.folder / f"{self.name}.{uuid.uuid4().hex}.tmp"
+        write_text(self.index_path, json.dumps(index))
 
 
-class _HashingReader:
-    """Reads a file and hashes what it read."""
+class _HashingReader(io.RawIOBase):
+    """Reads a file from its start and hashes what it read."""
 
-    def __init__(self, raw: BinaryIO):
+    def __init__(self, raw: io.FileIO):
         self.raw, self.digest = raw, hashlib.sha256()
 
-    def read(self, size: int = -1, /) -> bytes:
-        data = self.raw.read(size)
-        self.digest.update(data)
-        return data
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        size = self.raw.readinto(buffer) or 0
+        self.digest.update(memoryview(buffer)[:size])
+        return size
 
 
-def _encode(path: Path, sink: BinaryIO) -> tuple[list[FastaRecord], str]:
-    """Write the codes of a FASTA file to `sink`; its records, and the SHA-256 of the file as it is on disk."""
-    with path.open("rb") as raw:
-        source = _HashingReader(raw)
-        if not _is_gzip(path):
-            records = encode_fasta(source, sink, str(path))
-        else:
+def _encode(path: Path, sink: io.BufferedIOBase) -> tuple[list[FastaRecord], str]:
+    """Write the codes of a FASTA to `sink`; its records, and the SHA-256 of the file on disk."""
+    with path.open("rb", buffering=0) as raw:
+        hashing = _HashingReader(raw)
+        source = io.BufferedReader(hashing, BLOCK_BYTES)
+        if _is_gzip(path):
             _log_compression(path)
             try:
-                with gzip.GzipFile(fileobj=source, mode="rb") as text:  # pyright: ignore[reportArgumentType]: only read() is called
+                with gzip.GzipFile(fileobj=source, mode="rb") as text:
                     records = encode_fasta(text, sink, str(path))
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise UserError(
-                    f"{path} is truncated or is not valid gzip ({error}); fetch or compress it again."
+                    f"{path} is truncated or is not valid gzip ({error}); fetch or compress it "
+                    "again."
                 ) from error
+        else:
+            records = encode_fasta(source, sink, str(path))
         while source.read(BLOCK_BYTES):
-            pass
-    return records, source.digest.hexdigest()
+            pass  # whatever follows the last record belongs to the file
+    return records, hashing.digest.hexdigest()
 
 
 def _is_gzip(path: Path) -> bool:
@@ -255,7 +271,8 @@ def file_sha256(path: Path) -> str:
 
 
 def _check_fai(path: Path, records: tuple[FastaRecord, ...]) -> None:
-    """Refuse a FASTA whose `.fai` describes another file: whoever else reads it by that index reads wrong bases."""
+    """Refuse a FASTA whose `.fai` describes another file: whoever else reads it by that index
+    reads wrong bases."""
     fai = path.with_name(f"{path.name}.fai")
     if not fai.exists():
         return
@@ -263,24 +280,26 @@ def _check_fai(path: Path, records: tuple[FastaRecord, ...]) -> None:
     expected = [[str(field) for field in record] for record in records]
     if rows != expected:
         raise UserError(
-            f"{fai} does not describe {path}: the FASTA changed after indexing, or the index is of another file; "
-            "delete it or rebuild it with samtools faidx."
+            f"{fai} does not describe {path}: the FASTA changed after indexing, or the index is "
+            "of another file; delete it or rebuild it with samtools faidx."
         )
 
 
 @contextlib.contextmanager
 def _exclusive(folder: Path, name: str) -> Iterator[bool]:
-    """Hold an advisory lock on a cache entry; yields whether the system gave one. A killed holder loses it.
+    """Hold an advisory lock on a cache entry; yields whether the system gave one. A killed holder
+    loses it.
 
-    Without it (Windows, some network file systems) two builders do the work twice, and the renames keep them apart.
+    Without it (Windows, some network file systems) two builders do the work twice, and the renames
+    keep them apart.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = (folder / f"{name}.lock").open("w")
     except OSError as error:
         raise UserError(
-            f"the cache folder {folder} cannot be written ({error.strerror}), and a FASTA has to be encoded there "
-            "once; give another folder with cache_dir=."
+            f"the cache folder {folder} cannot be written ({error.strerror}), and a FASTA has to "
+            "be encoded there once; give another folder with cache_dir=."
         ) from error
     with handle:
         try:

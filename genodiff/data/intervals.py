@@ -1,7 +1,8 @@
 """BED files with a split column: which stretches of a genome train, validate and test.
 
-Columns, separated by tabs: chromosome, start, end, split (train, valid or test) and optionally score and strand. Coordinates
-are 0-based and half-open. Lines that are empty or begin with `#`, `track` or `browser` are skipped.
+Columns, separated by tabs: chromosome, start, end, split (train, valid or test) and optionally
+score and strand. Coordinates are 0-based and half-open. Lines that are empty or begin with `#`,
+`track` or `browser` are skipped.
 """
 
 import gzip
@@ -17,6 +18,7 @@ from genodiff.errors import UserError
 Split = Literal["train", "valid", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
+_NOT_ROWS = ("track", "browser")
 _OTHER_NAMES = {"val": "valid", "validation": "valid", "dev": "valid", "eval": "valid"}
 
 
@@ -31,17 +33,21 @@ class BedRow(NamedTuple):
     line: int
 
 
-def read_bed(path: str | Path, lengths: Mapping[str, int], *, check_ends: bool = True) -> list[BedRow]:
-    """The rows of a BED file (plain or gzip), in its order. `lengths` are the chromosomes of the genome it is for.
+def read_bed(
+    path: str | Path, lengths: Mapping[str, int], *, check_ends: bool = True
+) -> list[BedRow]:
+    """The rows of a BED file (plain or gzip), in its order. `lengths` are the chromosomes of the
+    genome it is for.
 
-    `check_ends=False` lets rows end beyond their chromosome: the published loader ignores that column. Raises
-    `UserError`, with the line, for everything else that the format or the genome forbids.
+    `check_ends=False` lets rows end beyond their chromosome: the published loader ignores that
+    column. Raises `UserError`, with the line, for everything else that the format or the genome
+    forbids.
     """
     path = Path(path)
     rows = [
         _parse(line, f"{path}, line {number}", number, lengths, check_ends)
         for number, line in enumerate(_lines(path), start=1)
-        if line.strip() and not line.startswith(("#", "track", "browser"))
+        if line.strip() and not line.startswith("#") and line.split()[0] not in _NOT_ROWS
     ]
     if not rows:
         raise UserError(f"{path} has no rows; give chromosome, start, end and split on each line.")
@@ -70,8 +76,9 @@ def check_disjoint_splits(rows: Sequence[BedRow], path: str | Path) -> None:
             same_chrom = other.chrom == row.chrom
             if other.split != row.split and same_chrom and row.start < other.end:
                 raise UserError(
-                    f"{path}: {_text(other)} and {_text(row)} overlap, so the {row.split} split would be seen in "
-                    f"{other.split}; separate them (split_policy=caduceus accepts it, as published)."
+                    f"{path}: {_text(other)} and {_text(row)} overlap, so the {row.split} split "
+                    f"would be seen in {other.split}; separate them (split_policy=caduceus "
+                    "accepts it, as published)."
                 )
         reach = last.get(row.split)
         if reach is None or reach.chrom != row.chrom or row.end > reach.end:
@@ -91,7 +98,9 @@ def _lines(path: Path) -> list[str]:
             data = gzip.decompress(data)
         return data.decode("utf-8").splitlines()
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not text, nor valid gzip ({error}); give a BED file.") from error
+        raise UserError(
+            f"{path} is not text, nor valid gzip ({error}); give a BED file."
+        ) from error
 
 
 def _parse(
@@ -100,26 +109,34 @@ def _parse(
     fields = line.rstrip("\r").split("\t")
     if len(fields) < 4:
         raise UserError(
-            f"{where}: {len(fields)} columns separated by tabs, and 4 are needed: chromosome, start, end, split."
+            f"{where}: {len(fields)} columns separated by tabs, and 4 are needed: chromosome, "
+            "start, end, split."
         )
     chrom, start_text, end_text, split = fields[:4]
     try:
         start, end = int(start_text), int(end_text)
     except ValueError:
         raise UserError(
-            f"{where}: start {start_text!r} and end {end_text!r} have to be whole numbers, counted from 0."
+            f"{where}: start {start_text!r} and end {end_text!r} have to be whole numbers, "
+            "counted from 0."
         ) from None
     if not 0 <= start < end:
         raise UserError(f"{where}: {start}-{end} is no interval; BED needs 0 <= start < end.")
     if chrom not in lengths:
-        raise UserError(f"{where}: the FASTA has no chromosome {chrom!r}; {describe_names(lengths, chrom)}")
+        raise UserError(
+            f"{where}: the FASTA has no chromosome {chrom!r}; {describe_names(lengths, chrom)}"
+        )
     if start >= lengths[chrom] or (check_ends and end > lengths[chrom]):
         raise UserError(
-            f"{where}: {chrom}:{start}-{end} reaches beyond the {lengths[chrom]} bases of {chrom}; "
-            "use the BED of this assembly."
+            f"{where}: {chrom}:{start}-{end} reaches beyond the {lengths[chrom]} bases of "
+            f"{chrom}; use the BED of this assembly."
         )
     if split not in SPLITS:
-        hint = f"write {_OTHER_NAMES[split]!r}" if split in _OTHER_NAMES else f"use one of {', '.join(SPLITS)}"
+        hint = (
+            f"write {_OTHER_NAMES[split]!r}"
+            if split in _OTHER_NAMES
+            else f"use one of {', '.join(SPLITS)}"
+        )
         raise UserError(f"{where}: split {split!r} is not known; {hint}.")
     strand = fields[5] if len(fields) > 5 else "+"
     if strand not in ("+", "-", "."):

@@ -1,7 +1,9 @@
-"""Random numbers that are a function of their coordinates, so that it does not matter who draws them, or when.
+"""Random numbers that are a function of their coordinates, so that it does not matter who draws
+them, or when.
 
-The order of training and the augmentation of a window must be the same under any number of workers and processes, and
-after a resume. They are therefore hashes of (seed, epoch, index), not draws from a generator with a state.
+The order of training and the augmentation of a window must be the same under any number of workers
+and processes, and after a resume. They are therefore hashes of (seed, epoch, index), not draws
+from a generator with a state.
 """
 
 from enum import IntEnum
@@ -25,14 +27,14 @@ class Stream(IntEnum):
 def hash_counters(*counters: Any) -> UInt64[np.ndarray, "*s"]:
     """64 random bits for each tuple of integers; the counters broadcast.
 
-    A chain of the mixing step of splitmix64 (Steele et al. 2014, "Fast splittable pseudorandom number generators",
-    with the constants of Stafford's variant 13), exact on every platform.
+    A chain of the mixing step of splitmix64 (Steele et al. 2014, "Fast splittable pseudorandom
+    number generators", with the constants of Stafford's variant 13), exact on every platform.
     """
     with np.errstate(over="ignore"):
         state = np.zeros((), dtype=np.uint64)
         for counter in counters:
             state = _mix((state + _GOLDEN) ^ np.asarray(counter).astype(np.uint64))
-    return np.asarray(state)
+    return np.asarray(state)  # numpy makes scalars of arrays without axes
 
 
 def integers_below(bound: Int64[np.ndarray, "*s"], *counters: Any) -> Int64[np.ndarray, "*s"]:
@@ -42,10 +44,12 @@ def integers_below(bound: Int64[np.ndarray, "*s"], *counters: Any) -> Int64[np.n
 
 
 def permute(index: Int64[np.ndarray, "b"], n: int, *key: int) -> Int64[np.ndarray, "b"]:
-    """Where a permutation of range(n), chosen by `key`, sends each index. No table of n numbers is made.
+    """Where a permutation of range(n), chosen by `key`, sends each index. No table of n numbers is
+    made.
 
-    A Feistel network over the next power of four (Luby and Rackoff 1988), walked until it is back in range(n)
-    (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"): about 4 steps at most on average.
+    A Feistel network over the next power of four (Luby and Rackoff 1988), walked until it is back
+    in range(n) (Black and Rogaway 2002, "Ciphers with arbitrary finite domains"): about 4 steps at
+    most on average.
     """
     half = max(1, ((n - 1).bit_length() + 1) // 2)
     out = index.astype(np.uint64)
@@ -56,7 +60,9 @@ def permute(index: Int64[np.ndarray, "b"], n: int, *key: int) -> Int64[np.ndarra
     return out.astype(np.int64)
 
 
-def _feistel(value: UInt64[np.ndarray, "b"], half: int, key: tuple[int, ...]) -> UInt64[np.ndarray, "b"]:
+def _feistel(
+    value: UInt64[np.ndarray, "b"], half: int, key: tuple[int, ...]
+) -> UInt64[np.ndarray, "b"]:
     mask = np.uint64((1 << half) - 1)
     left, right = value >> np.uint64(half), value & mask
     for round_ in range(_FEISTEL_ROUNDS):
@@ -64,7 +70,7 @@ def _feistel(value: UInt64[np.ndarray, "b"], half: int, key: tuple[int, ...]) ->
     return (left << np.uint64(half)) | right
 
 
-def _mix(z: UInt64[np.ndarray, "*s"]) -> UInt64[np.ndarray, "*s"]:
+def _mix(z: np.ndarray | np.uint64) -> np.ndarray | np.uint64:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)))
+    return z ^ (z >> np.uint64(31))

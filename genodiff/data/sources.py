@@ -1,11 +1,14 @@
-"""Data by name, for configurations: from files to `SequenceData`, with plain values for arguments."""
+"""Data by name, for configurations: from files to `SequenceData`, with plain values for
+arguments."""
 
 import hashlib
 import json
-import logging
-from functools import partial
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
+
+import numpy as np
 
 from genodiff.data.datamodule import SequenceData
 from genodiff.data.genome import Genome, default_cache_dir, file_sha256
@@ -22,8 +25,6 @@ from genodiff.data.tiling import MAX_N_FRACTION, InsideRows, PublishedShifts, Ti
 from genodiff.data.tokenizer import DnaTokenizer
 from genodiff.data.windows import GenomeWindows
 from genodiff.errors import UserError
-
-log = logging.getLogger(__name__)
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
@@ -49,20 +50,22 @@ def fasta_data(
     cache_dir: str | Path | None = None,
     reindex: bool = False,
 ) -> SequenceData:
-    """Windows of `length` bases of a FASTA (plain, bgzip, gzip), split by the fourth column of a BED.
+    """Windows of `length` bases of a FASTA (plain, bgzip, gzip), split by the fourth column of a
+    BED.
 
-    `split_policy="strict"` keeps each window inside its row, `stride` bases after the last (default: `length`), leaves out
-    those with more than `max_n_fraction` of N, and refuses rows of two splits that overlap. `"caduceus"` reads the
-    windows of the published loader, and N as padding.
+    `split_policy="strict"` keeps each window inside its row, `stride` bases after the last
+    (default: `length`), leaves out those with more than `max_n_fraction` of N, and refuses rows of
+    two splits that overlap. `"caduceus"` reads the windows of the published loader, and N as
+    padding.
 
-    Training only: `reverse_complement` reads half of the windows on the other strand, `jitter` moves them by up to so many
-    bases, `soft_mask_weight` is what a lower-case base counts in the loss. Validation and test see the
-    reference strand, no jitter, and every base with weight 1.
+    Training only: `reverse_complement` reads half of the windows on the other strand, `jitter`
+    moves them by up to so many bases, `soft_mask_weight` is what a lower-case base counts in the
+    loss. Validation and test see the reference strand, no jitter, and every base with weight 1.
     """
     if split_policy == "caduceus" and (stride is not None or jitter):
         raise UserError(
-            f"stride={stride} and jitter={jitter} do not go with split_policy=caduceus, whose windows are as "
-            "published; use split_policy=strict."
+            f"stride={stride} and jitter={jitter} do not go with split_policy=caduceus, whose "
+            "windows are as published; use split_policy=strict."
         )
     genome = Genome(fasta, cache_dir=cache_dir, reindex=reindex)
     strict = split_policy == "strict"
@@ -80,13 +83,14 @@ def fasta_data(
         rows_here = rows_of(rows, split)
         if not rows_here:
             return None
-        build = partial(GenomeWindows, genome, tile(rows_here), tokenizer, n_as_padding=not strict)
-        if split != "train":
-            return build()
-        return build(
+        return GenomeWindows(
+            genome,
+            tile(rows_here),
+            tokenizer,
             reverse_complement=reverse_complement,
             jitter_bp=jitter,
             soft_mask_weight=soft_mask_weight,
+            n_as_padding=not strict,
             seed=seed,
         )
 
@@ -136,10 +140,11 @@ def hg38_data(
     cache_dir: str | Path | None = None,
     reindex: bool = False,
 ) -> SequenceData:
-    """The human genome with the splits of Basenji, HyenaDNA and Caduceus, from `root`; the rest as `fasta_data`.
+    """The human genome with the splits of Basenji, HyenaDNA and Caduceus, from `root`; the rest as
+    `fasta_data`.
 
-    `root` holds `hg38.ml.fa` and `human-sequences.bed`, either of them also as `.gz`, as `genodiff fetch dataset=hg38` leaves
-    them.
+    `root` holds `hg38.ml.fa` and `human-sequences.bed`, either of them also as `.gz`, as `genodiff
+    fetch dataset=hg38` leaves them.
     """
     return fasta_data(
         _find(Path(root), "hg38.ml.fa"),
@@ -163,8 +168,93 @@ def hg38_data(
     )
 
 
+def synthetic_data(
+    length: int = 1024,
+    batch_size: int = 8,
+    *,
+    train_records: int = 64,
+    valid_records: int = 4,
+    test_records: int = 8,
+    record_length: int = 65536,
+    n_motifs: int = 6,
+    motif_length: int = 24,
+    motif_fraction: float = 0.6,
+    mutation_rate: float = 0.1,
+    gc: float = 0.41,
+    genome_seed: int = 0,
+    eval_batch_size: int | None = None,
+    stride: int | None = None,
+    reverse_complement: bool = False,
+    num_workers: int = 0,
+    start_method: StartMethod | None = None,
+    pin_memory: bool = False,
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+) -> SequenceData:
+    """Windows of a genome drawn from `SyntheticGenome`, written once to the cache and read as any
+    other FASTA.
+
+    `genome_seed` decides the motifs and the bases; `seed`, as elsewhere, order and augmentation.
+    """
+    law = {
+        "n_motifs": n_motifs,
+        "motif_length": motif_length,
+        "motif_fraction": motif_fraction,
+        "mutation_rate": mutation_rate,
+        "gc": gc,
+        "seed": genome_seed,
+    }
+    records: dict[Split, int] = {
+        "train": train_records,
+        "valid": valid_records,
+        "test": test_records,
+    }
+    recipe = json.dumps([law, records, record_length, np.__version__])
+    cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
+    folder = cache_dir / f"synthetic-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
+    if not folder.is_dir():
+        _draw_into(folder, SyntheticGenome(**law), records, record_length, genome_seed)
+    return fasta_data(
+        folder / "genome.fa",
+        folder / "genome.bed",
+        length,
+        batch_size,
+        eval_batch_size=eval_batch_size,
+        stride=stride,
+        reverse_complement=reverse_complement,
+        num_workers=num_workers,
+        start_method=start_method,
+        pin_memory=pin_memory,
+        seed=seed,
+        cache_dir=cache_dir,
+    )
+
+
+def _draw_into(
+    folder: Path,
+    law: SyntheticGenome,
+    records: Mapping[Split, int],
+    record_length: int,
+    seed: int,
+) -> None:
+    """Draw a genome into a folder that appears when it is complete; another process may be doing
+    the same."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+        drawn = Path(temporary) / "drawn"
+        law.write(drawn, records, record_length, np.random.default_rng([seed, 1]))
+        try:
+            drawn.rename(folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
 def _find(root: Path, name: str) -> Path:
     for path in (root / name, root / f"{name}.gz"):
         if path.is_file():
             return path
-    raise UserError(f"root={root} has no {name}, nor {name}.gz; get it with: genodiff fetch dataset=hg38 out={root}")
+    raise UserError(
+        f"root={root} has no {name}, nor {name}.gz; get it with: genodiff fetch dataset=hg38 "
+        f"out={root}"
+    )

@@ -1,7 +1,8 @@
 """Which windows a split consists of: BED rows cut into windows of one length.
 
-`InsideRows` is the default: windows tile each row and never leave it. `PublishedShifts` is what Caduceus, and MDLM after
-it, trained and tested on: rows extended to 2^20 bases, whatever their end, so that splits run into each other.
+`InsideRows` is the default: windows tile each row and never leave it. `PublishedShifts` is what
+Caduceus, and MDLM after it, trained and tested on: rows extended to 2^20 bases, whatever their
+end, so that splits run into each other.
 """
 
 import abc
@@ -25,7 +26,8 @@ PUBLISHED_SPAN_BP = 2**20
 
 
 class Places(NamedTuple):
-    """Where windows lie: their BED row, their start on its chromosome, and how far that start may move."""
+    """Where windows lie: their BED row, their start on its chromosome, and how far that start may
+    move."""
 
     row: Int64[np.ndarray, "b"]
     start: Int64[np.ndarray, "b"]
@@ -53,11 +55,13 @@ class Tiling(abc.ABC):
 
 @final
 class InsideRows(Tiling):
-    """Windows at `stride_bp` (default: their length) from the start of each row, all of each window inside the row.
+    """Windows at `stride_bp` (default: their length) from the start of each row, all of each
+    window inside the row.
 
-    A row that is shorter than a window gives none, nor does a stretch with more than `max_n_fraction` of N (a window of
-    nothing but N is left out even at 1); both are counted. The default fraction keeps what is mostly DNA. Raises `UserError` if no row is as long as
-    a window, or N leaves none.
+    A row that is shorter than a window gives none, nor does a stretch with more than
+    `max_n_fraction` of N (a window of nothing but N is left out even at 1); both are counted. The
+    default fraction keeps what is mostly DNA. Raises `UserError` if no row is as long as a window,
+    or N leaves none.
     """
 
     def __init__(
@@ -72,7 +76,9 @@ class InsideRows(Tiling):
         stride_bp = length_bp if stride_bp is None else stride_bp
         _check_positive(length=length_bp, stride=stride_bp)
         if not 0 <= max_n_fraction <= 1:
-            raise UserError(f"max_n_fraction={max_n_fraction} is a fraction of a window; give 0 to 1.")
+            raise UserError(
+                f"max_n_fraction={max_n_fraction} is a fraction of a window; give 0 to 1."
+            )
         self.rows, self.length_bp = rows, length_bp
         most_n = min(int(max_n_fraction * length_bp), length_bp - 1)
         tiled = [np.arange(row.start, row.end - length_bp + 1, stride_bp) for row in rows]
@@ -81,7 +87,9 @@ class InsideRows(Tiling):
             for row, starts in zip(rows, tiled, strict=True)
         ]
         self._starts = np.concatenate(kept).astype(np.int64)
-        self._row = np.repeat(np.arange(len(rows), dtype=np.int32), [len(starts) for starts in kept])
+        self._row = np.repeat(
+            np.arange(len(rows), dtype=np.int32), [len(starts) for starts in kept]
+        )
         self._row_starts = np.array([row.start for row in rows], dtype=np.int64)
         self._row_ends = np.array([row.end for row in rows], dtype=np.int64)
         self._dropped_rows = sum(len(starts) == 0 for starts in tiled)
@@ -89,18 +97,28 @@ class InsideRows(Tiling):
         if self._dropped_rows == len(rows):
             longest = max(row.end - row.start for row in rows)
             raise UserError(
-                f"length={length_bp} is longer than any of the {len(rows)} {rows[0].split} windows of the BED "
-                f"(the longest has {longest} bases); give length={longest} or less."
+                f"length={length_bp} is longer than any of the {len(rows)} {rows[0].split} "
+                f"windows of the BED (the longest has {longest} bases); give length={longest} or "
+                "less."
             )
         if len(self) == 0:
             raise UserError(
-                f"each of the {self._dropped_windows} {rows[0].split} windows has more than {most_n} N in {length_bp} "
-                "bases; raise max_n_fraction, or use rows with sequence."
+                f"each of the {self._dropped_windows} {rows[0].split} windows has more than "
+                f"{most_n} N in {length_bp} bases; raise max_n_fraction, or use rows with "
+                "sequence."
             )
         if self._dropped_rows or self._dropped_windows:
             log.warning(
-                "%s: %d of %d BED rows are shorter than length=%d, and %d windows have too much N; %d windows are left",
-                *(rows[0].split, self._dropped_rows, len(rows), length_bp, self._dropped_windows, len(self)),
+                "%s: %d of %d BED rows are shorter than length=%d, and %d windows have too much "
+                "N; %d windows are left",
+                *(
+                    rows[0].split,
+                    self._dropped_rows,
+                    len(rows),
+                    length_bp,
+                    self._dropped_windows,
+                    len(self),
+                ),
             )
 
     def __len__(self) -> int:
@@ -123,11 +141,13 @@ class InsideRows(Tiling):
 
 @final
 class PublishedShifts(Tiling):
-    """The windows of Caduceus' `HG38Dataset` (Schiff et al. 2024; MDLM's DNA experiments use the same).
+    """The windows of Caduceus' `HG38Dataset` (Schiff et al. 2024; MDLM's DNA experiments use the
+    same).
 
-    The end of a row is ignored: it is read as [start, start + `span_bp`), which is cut into `span_bp / length_bp` windows.
-    A window that would pass the end of its chromosome is moved back to end there, so the last one repeats. N is not
-    filtered. Raises `UserError` if the length does not divide the span or a chromosome is shorter than a window.
+    The end of a row is ignored: it is read as [start, start + `span_bp`), which is cut into
+    `span_bp / length_bp` windows. A window that would pass the end of its chromosome is moved back
+    to end there, so the last one repeats. N is not filtered. Raises `UserError` if the length does
+    not divide the span or a chromosome is shorter than a window.
     """
 
     def __init__(
@@ -141,19 +161,22 @@ class PublishedShifts(Tiling):
         _check_positive(length=length_bp)
         if span_bp % length_bp:
             raise UserError(
-                f"length={length_bp} does not divide the {span_bp} bases of a window of split_policy=caduceus; "
-                "use a divisor, or split_policy=strict."
+                f"length={length_bp} does not divide the {span_bp} bases of a window of "
+                "split_policy=caduceus; use a divisor, or split_policy=strict."
             )
         for row in rows:
             if genome.lengths[row.chrom] < length_bp:
                 raise UserError(
-                    f"length={length_bp} is longer than {row.chrom}, which has {genome.lengths[row.chrom]} bases; "
-                    "use a shorter length, or leave that chromosome out of the BED."
+                    f"length={length_bp} is longer than {row.chrom}, which has "
+                    f"{genome.lengths[row.chrom]} bases; use a shorter length, or leave that "
+                    "chromosome out of the BED."
                 )
         self.rows, self.length_bp = rows, length_bp
         self._shifts = span_bp // length_bp
         self._starts = np.array([row.start for row in rows], dtype=np.int64)
-        self._last_starts = np.array([genome.lengths[r.chrom] - length_bp for r in rows], dtype=np.int64)
+        self._last_starts = np.array(
+            [genome.lengths[r.chrom] - length_bp for r in rows], dtype=np.int64
+        )
 
     def __len__(self) -> int:
         return len(self.rows) * self._shifts
@@ -173,7 +196,9 @@ def _count_n(
     """How many N each window of a row has."""
     codes = genome.codes(row.chrom, row.start, row.end)
     text = codes.tobytes()
-    if bytes([N_ID]) not in text and bytes([N_ID | SOFT_MASK]) not in text:  # most rows: 20 times faster
+    if (
+        bytes([N_ID]) not in text and bytes([N_ID | SOFT_MASK]) not in text
+    ):  # most rows: 20 times faster
         return np.zeros(len(starts), dtype=np.int64)
     before = np.concatenate([[0], np.cumsum((codes & (SOFT_MASK - 1)) == N_ID)])
     return before[starts - row.start + length_bp] - before[starts - row.start]

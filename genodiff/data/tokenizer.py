@@ -2,8 +2,9 @@
 
     [CLS] 0  [SEP] 1  [BOS] 2  [MASK] 3  [PAD] 4  [RESERVED] 5  [UNK] 6  A 7  C 8  G 9  T 10  N 11
 
-Schiff et al. 2024 (arXiv:2403.03234), `CaduceusTokenizer`. Every other id is its own complement, the mask and the
-padding included, which is what makes a masked strand the reverse complement of a masked strand.
+Schiff et al. 2024 (arXiv:2403.03234), `CaduceusTokenizer`. Every other id is its own complement,
+the mask and the padding included, which is what makes a masked strand the reverse complement of a
+masked strand.
 """
 
 import re
@@ -39,7 +40,8 @@ _LETTER_IDS = _letter_ids()
 @final
 @dataclass(frozen=True)
 class DnaTokenizer:
-    """Letters to ids and back. `predict_n` makes N a token the model predicts, and not merely context.
+    """Letters to ids and back. `predict_n` makes N a token the model predicts, and not merely
+    context.
 
     Lower case is read as upper case; the soft mask of a FASTA is kept by `genodiff.data.Genome`.
     """
@@ -61,11 +63,12 @@ class DnaTokenizer:
     def encode(
         self, text: str, *, append_sep: bool = False, length: int | None = None
     ) -> Int64[np.ndarray, "l"]:
-        """Ids of `text`: one a letter, one for each of [CLS] [SEP] [BOS] [MASK] [PAD] [UNK] written out in it.
+        """Ids of `text`: one a letter, one for each of [CLS] [SEP] [BOS] [MASK] [PAD] [UNK]
+        written out in it.
 
-        Any other character becomes [UNK], as published; a FASTA is read more strictly. `append_sep` ends the ids
-        with [SEP] (the published default call). With `length` they are cut on the right, sparing the [SEP], and
-        padded on the left with [PAD].
+        Any other character becomes [UNK], as published; a FASTA is read more strictly.
+        `append_sep` ends the ids with [SEP] (the published default call). With `length` they are
+        cut on the right, sparing the [SEP], and padded on the left with [PAD].
         """
         ids = b"".join(
             bytes([VOCABULARY.index(piece)])
@@ -80,12 +83,13 @@ class DnaTokenizer:
         return np.frombuffer(ids + tail, dtype=np.uint8).astype(np.int64)
 
     def decode(self, tokens: Sequence[int] | np.ndarray | Tensor) -> str:
-        """Text of one sequence of ids: bases and N as letters, the rest by name, such as `[MASK]`."""
+        """Text of one sequence of ids: bases and N as letters, the rest by name, such as
+        `[MASK]`."""
         ids = tokens.tolist() if isinstance(tokens, np.ndarray | Tensor) else tokens
         unknown = sorted({i for i in ids if not 0 <= i < self.vocab_size})
         if unknown:
             raise ValueError(
-                f"ids {unknown} are not in the vocabulary of {self.vocab_size}; "
-                "keep a model from drawing the ids that pad its vocabulary."
+                f"ids {unknown} are not in the vocabulary of {self.vocab_size}; keep a model from "
+                "drawing the ids that pad its vocabulary."
             )
         return "".join(VOCABULARY[i] for i in ids)

@@ -1,7 +1,7 @@
 """`GenomeWindows`: windows of a genome as a map-style dataset, read by whole batches.
 
-A window is asked for by its key, (epoch, index). The index says where it lies; epoch and index together decide its strand
-and its jitter, by a hash, so that neither depends on workers or order.
+A window is asked for by its key, (epoch, index). The index says where it lies; epoch and index
+together decide its strand and its jitter, by a hash, so that neither depends on workers or order.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ Keys = Int64[np.ndarray, "b 2"]
 
 
 class Window(NamedTuple):
-    """Where a window was read: 0-based, half-open; strand '-' means reverse-complemented; its row of the BED."""
+    """Where a window was read: 0-based, half-open; strand '-' means reverse-complemented; its row
+    of the BED."""
 
     chrom: str
     start: int
@@ -35,12 +36,14 @@ class Window(NamedTuple):
 
 @final
 class GenomeWindows(Dataset):
-    """The windows of a tiling, as rows of codes (token id, high bit where the FASTA is lower case).
+    """The windows of a tiling, as rows of codes (token id, high bit where the FASTA is lower
+    case).
 
-    Keys are (epoch, index), or an index of epoch 0. With `reverse_complement` half of the windows, others in each epoch,
-    are read on the opposite strand; with `jitter_bp` each is moved by up to that many bases, as far as the tiling lets
-    it. `collate` gives weight 0 to N (unless the tokenizer predicts it), `soft_mask_weight` to lower case, and 1 to the
-    rest; `n_as_padding` also turns N into [PAD], as published.
+    Keys are (epoch, index), or an index of epoch 0. With `reverse_complement` half of the windows,
+    others in each epoch, are read on the opposite strand; with `jitter_bp` each is moved by up to
+    that many bases, as far as the tiling lets it. `collate` gives weight 0 to N (unless the
+    tokenizer predicts it), `soft_mask_weight` to lower case, and 1 to the rest; `n_as_padding`
+    also turns N into [PAD], as published.
     """
 
     def __init__(
@@ -58,12 +61,20 @@ class GenomeWindows(Dataset):
         if jitter_bp < 0:
             raise UserError(f"jitter={jitter_bp} is no number of bases; give 0 or more.")
         if not 0 <= soft_mask_weight <= 1:
-            raise UserError(f"soft_mask_weight={soft_mask_weight} is a share of a base's weight; give 0 to 1.")
+            raise UserError(
+                f"soft_mask_weight={soft_mask_weight} is a share of a base's weight; give 0 to 1."
+            )
         if n_as_padding and tokenizer.predict_n:
-            raise UserError("predict_n=true cannot go with N read as padding (split_policy=caduceus); drop one of them.")
-        self.genome, self.tiling = genome, tiling
+            raise UserError(
+                "predict_n=true cannot go with N read as padding (split_policy=caduceus); drop "
+                "one of them."
+            )
+        self.genome, self.tiling, self.tokenizer = genome, tiling, tokenizer
+        self.n_as_padding = n_as_padding
         self.reverse_complement, self.jitter_bp, self.seed = reverse_complement, jitter_bp, seed
-        self._row_offsets = np.array([genome.offset(row.chrom) for row in tiling.rows], dtype=np.int64)
+        self._row_offsets = np.array(
+            [genome.offset(row.chrom) for row in tiling.rows], dtype=np.int64
+        )
         self._row_is_minus = np.array([row.strand == "-" for row in tiling.rows], dtype=bool)
         self._complement = _complement_codes(tokenizer)
         self._tokens, self._weights = _token_tables(tokenizer, soft_mask_weight, n_as_padding)
@@ -75,9 +86,11 @@ class GenomeWindows(Dataset):
         """The codes of one window."""
         return self.__getitems__(_as_keys([key]))[0]
 
-    def __getitems__(self, keys: Keys | Sequence[int | tuple[int, int]]) -> UInt8[np.ndarray, "b l"]:
+    def __getitems__(
+        self, keys: Keys | Sequence[int | tuple[int, int]]
+    ) -> UInt8[np.ndarray, "b l"]:
         """The codes of a batch of windows."""
-        row, start, is_minus = self._locate(_as_keys(keys))
+        row, start, is_minus = self._read_at(_as_keys(keys))
         codes = self.genome.gather(self._row_offsets[row] + start, self.tiling.length_bp)
         codes[is_minus] = self._complement[codes[is_minus, ::-1]]
         return codes
@@ -87,13 +100,25 @@ class GenomeWindows(Dataset):
     ) -> TokenBatch:
         """Tokens and weights of a batch of codes."""
         codes = np.asarray(codes)
-        return TokenBatch(torch.from_numpy(self._tokens[codes]), torch.from_numpy(self._weights[codes]))
+        return TokenBatch(
+            torch.from_numpy(self._tokens[codes]), torch.from_numpy(self._weights[codes])
+        )
 
-    def window(self, key: int | tuple[int, int]) -> Window:
-        """Where the window of a key was read."""
-        row, start, is_minus = (int(array[0]) for array in self._locate(_as_keys([key])))
-        chrom = self.tiling.rows[row].chrom
-        return Window(chrom, start, start + self.tiling.length_bp, "-" if is_minus else "+", row)
+    def locate(self, keys: Keys | Sequence[int | tuple[int, int]]) -> list[Window]:
+        """Where the windows of these keys were read."""
+        rows, starts, is_minus = (array.tolist() for array in self._read_at(_as_keys(keys)))
+        length_bp = self.tiling.length_bp
+        return [
+            Window(self.tiling.rows[row].chrom, start, start + length_bp, "-" if minus else "+", row)
+            for row, start, minus in zip(rows, starts, is_minus, strict=True)
+        ]
+
+    def plain(self) -> "GenomeWindows":
+        """The same windows as evaluation reads them: the BED's strand, no jitter, soft-masked
+        bases at full weight."""
+        return GenomeWindows(
+            self.genome, self.tiling, self.tokenizer, n_as_padding=self.n_as_padding
+        )
 
     @property
     def cluster_ids(self) -> Int64[np.ndarray, "n"]:
@@ -104,17 +129,19 @@ class GenomeWindows(Dataset):
         """What the windows are made of, for logs and manifests."""
         return self.tiling.describe()
 
-    def _locate(
+    def _read_at(
         self, keys: Keys
     ) -> tuple[Int64[np.ndarray, "b"], Int64[np.ndarray, "b"], np.ndarray]:
-        """The BED row, the start on the chromosome and whether the minus strand is read, for each key."""
+        """The BED row, the start on the chromosome and whether the minus strand is read, for each
+        key."""
         epoch, index = keys.T
         if len(index) and not 0 <= index.min() <= index.max() < len(self):
             raise IndexError(f"window {index.min()} to {index.max()} of {len(self)}")
         row, start, first_start, last_start = self.tiling.places(index)
         is_minus = self._row_is_minus[row]
         if self.reverse_complement:
-            is_minus = is_minus ^ (hash_counters(self.seed, Stream.STRAND, epoch, index) & 1).astype(bool)
+            coin = hash_counters(self.seed, Stream.STRAND, epoch, index) & np.uint64(1)
+            is_minus = is_minus ^ coin.astype(bool)
         if self.jitter_bp:
             low = np.maximum(first_start, start - self.jitter_bp)
             high = np.minimum(last_start, start + self.jitter_bp)

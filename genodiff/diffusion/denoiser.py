@@ -132,8 +132,8 @@ class Cached(Denoiser):
         if denoiser.time_conditioning:
             raise ValueError(
                 f"Cached({type(denoiser).__name__}) with time_conditioning=True: the output "
-                "changes with t even where tokens do not; use the denoiser without Cached, or train one "
-                "with time_conditioning=False."
+                "changes with t even where tokens do not; use the denoiser without Cached, or "
+                "train one with time_conditioning=False."
             )
         self.denoiser = denoiser
         self.process = denoiser.process

@@ -127,14 +127,15 @@ class DiscreteNelbo(Objective):
         step = (t * self.steps).round()
         t, s = step / self.steps, (step - 1) / self.steps
         log_p = model.log_transition(x_t, t, s, condition)
+        log_p_x0 = log_p.gather(-1, x0[..., None])[..., 0]
         # q(x_s | x_t = mask, x_0) has two outcomes: revealed as x_0, or still masked.
         stay = process.schedule.mask_rate(s) / process.schedule.mask_rate(t)
-        stay = torch.where(step == 1, torch.zeros_like(stay), stay).to(log_p.dtype)
-        reveal = 1 - stay
-        kl = torch.xlogy(reveal, reveal) - reveal * log_p.gather(-1, x0[..., None])[..., 0]
+        stay, reveal = stay.to(log_p.dtype), (1 - stay).to(log_p.dtype)
+        kl = torch.xlogy(reveal, reveal) - reveal * log_p_x0
         kl = kl + torch.where(
             stay > 0, torch.xlogy(stay, stay) - stay * log_p[..., process.mask_id], 0.0
         )
+        kl = torch.where(step == 1, reveal.log() - log_p_x0, kl)
         return torch.where(_is_scored(process, x0, x_t), self.steps * kl, 0.0)
 
 

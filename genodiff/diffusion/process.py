@@ -126,7 +126,7 @@ class Absorbing(Process):
     def corrupt(
         self, x0: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], *, generator: Generator | None
     ) -> Int[Tensor, "b l"]:
-        _check_time(t)
+        check_time(t)
         u = torch.rand(x0.shape, dtype=torch.float64, device=x0.device, generator=generator)
         return self.mask(x0, u < self.schedule.mask_rate(t))
 
@@ -143,8 +143,8 @@ class Absorbing(Process):
         Sahoo et al. 2024, eq. 6. Where p(x_0) gives the mask itself a probability, that stays
         masked too.
         """
-        _check_time(t)
-        _check_time(s)
+        check_time(t)
+        check_time(s)
         stay = (self.schedule.mask_rate(s) / self.schedule.mask_rate(t))[..., None]  # (b, #l, 1)
         log_p = torch.log1p(-stay) + log_p_x0
         log_mask = torch.logaddexp(log_p[..., self.mask_id, None], stay.log().to(log_p.dtype))
@@ -162,7 +162,7 @@ class Absorbing(Process):
 
         Ou et al. 2024 (RADD, arXiv:2406.03736), theorem 1. The score of x_t itself is 1.
         """
-        _check_time(sigma)
+        check_time(sigma)
         log_odds = log_expm1(sigma)[..., None]  # (b, #l, 1): log of (1 - alpha) / alpha
         column = self.mask_column(x_t.device)
         masked = torch.where(column, 0.0, log_p_x0 - log_odds)
@@ -208,7 +208,8 @@ def log_expm1(sigma: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
     return sigma + torch.log(-torch.expm1(-sigma))
 
 
-def _check_time(t: Tensor) -> None:
+def check_time(t: Tensor) -> None:
+    """Refuses a time that broadcasting would take for a row of the batch."""
     if t.ndim != 2:
         raise ValueError(
             f"a time of shape {tuple(t.shape)} is not (b, 1) or (b, l); use t[:, None]."

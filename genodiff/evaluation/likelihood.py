@@ -40,9 +40,6 @@ from genodiff.evaluation.uncertainty import bits, perplexity, ratio_standard_err
 
 Estimator = Literal["exactly_k", "paper"]
 
-_REPEATED = 128
-"""How many sequences are evaluated again for the standard error, with one sample a sequence."""
-
 
 class Likelihood(NamedTuple):
     """Likelihood of a set of sequences, in nats unless the name says otherwise.
@@ -88,6 +85,7 @@ def nelbo(
     *,
     estimator: Estimator = "exactly_k",
     samples_per_sequence: int = 1,
+    repeats: int = 64,
     seed: int = 0,
     device: torch.device | str | None = None,
     clusters: Sequence[int] | None = None,
@@ -104,8 +102,9 @@ def nelbo(
         denoiser: of an absorbing process; given back in the mode and on the device it came in.
         batches: read once, and kept in 3 bytes a token (6 with a vocabulary above 256, 3 more if
             `weighted`).
-        samples_per_sequence: masks drawn for each sequence. With 1, up to 128 sequences are
-            evaluated once more for the standard error alone.
+        samples_per_sequence: masks drawn for each sequence.
+        repeats: with one sample a sequence, how many sequences are evaluated once more, for the
+            standard error alone.
         seed: of the masks.
         device: where to evaluate; None is where the denoiser is.
         clusters: for `standard_error_data`, what repeats independently (BED row, document): one
@@ -127,6 +126,8 @@ def nelbo(
         raise UserError(f"estimator={estimator} is unknown; use {' or '.join(_DESIGNS)}.")
     if samples_per_sequence < 1:
         raise UserError(f"samples_per_sequence={samples_per_sequence} is below 1; use 1 or more.")
+    if repeats < 1:
+        raise UserError(f"repeats={repeats} leaves no standard error; use 1 or more.")
     if seed < 0:
         raise UserError(f"seed={seed} is negative; use 0 or more.")
     sequences, batch_size = _read(batches, process, weighted)
@@ -139,7 +140,8 @@ def nelbo(
         )
 
     keys = _keys([sequences[i] for i in scored])
-    repeats = _REPEATED if samples_per_sequence == 1 else 0
+    if samples_per_sequence > 1:
+        repeats = 0
     plan = deal(keys, rounds=samples_per_sequence, repeats=repeats, seed=seed)
     owner = scored[plan.sequence]
     design = _DESIGNS[estimator]
@@ -157,7 +159,7 @@ def nelbo(
     with borrowed(denoiser, device) as here:
         for batch in _batches(owner, sequences, batch_size):
             rows = [sequences[i] for i in owner[batch]]
-            masks = np.stack([masked(e) for e in batch])
+            masks = np.stack([masked(int(e)) for e in batch])
             t = torch.from_numpy(levels.t[batch, None]).to(here)
             nats[batch] = levels.weight[batch] * _masked_nats(denoiser, process, rows, masks, t)
             done += len(batch)
@@ -306,12 +308,12 @@ def _masked_nats(
     masked: Bool[ndarray, "b l"],
     t: Float[Tensor, "b 1"],
 ) -> Float[ndarray, " b"]:
-    """Sum over each row's masked tokens of weight times -log p."""
+    """Sum over each row's masked tokens of -log p, counted by their weights."""
     x0 = torch.from_numpy(np.stack([row.tokens for row in rows])).to(t.device, torch.int64)
     weights = torch.from_numpy(np.stack([row.weights for row in rows])).to(t.device)
     where = torch.from_numpy(masked).to(t.device)
     log_p = denoiser.log_x0(process.mask(x0, where), t).gather(-1, x0[..., None])[..., 0]
-    return -(log_p.double() * (weights * where)).sum(-1).cpu().numpy()
+    return -(log_p.double() * weights * where).sum(-1).cpu().numpy()
 
 
 def _monte_carlo_error(

@@ -24,8 +24,9 @@ from numpy import ndarray
 
 from genodiff.errors import UserError
 from genodiff.evaluation.uncertainty import n_clusters, ratio_standard_error, student_975
+from genodiff.evaluation.words import letter_codes, reverse_complements, words
 
-Window = Integer[ndarray, " l"]
+Window = Integer[ndarray, " _"]
 
 _LARGEST_TABLE = 1 << 26
 _CHUNK_TOKENS = 1 << 23
@@ -62,7 +63,7 @@ class MarkovModel:
     """
 
     data_ids: tuple[int, ...]
-    counts: tuple[Int32[ndarray, " words"], ...]
+    counts: tuple[Int32[ndarray, " _"], ...]
     concentrations: tuple[float, ...]
 
     @property
@@ -92,7 +93,7 @@ class MarkovModel:
             p = np.full(len(chunk.codes), 1 / len(self.data_ids))
             chunk_sums = np.empty((chunk.n_windows, len(self.counts)))
             for k, (ends, word) in enumerate(
-                _words(chunk.codes, len(self.data_ids), self.max_order)
+                words(chunk.codes, len(self.data_ids), len(self.counts))
             ):
                 count, total = self.counts[k][word], totals[k][word // len(self.data_ids)]
                 p[ends] = _interpolate(count, total, p[ends], self.concentrations[k])
@@ -151,7 +152,7 @@ def fit_markov(
     counts = [np.zeros(len(data_ids) ** (k + 1), np.int32) for k in range(max_order + 1)]
     tails: list[_HeldOut] = []
     for chunk in _chunks(windows, data_ids):
-        for k, (_, word) in enumerate(_words(chunk.codes, len(data_ids), max_order)):
+        for k, (_, word) in enumerate(words(chunk.codes, len(data_ids), max_order + 1)):
             counts[k] += _count(word, len(counts[k]))
         if held_out is None and sum(tail.scored.sum() for tail in tails) < _HELD_OUT_TOKENS:
             tails.append(_last_tenths(chunk))
@@ -194,12 +195,9 @@ class _HeldOut(NamedTuple):
 
 def _chunks(windows: Iterable[Window], data_ids: Sequence[int]) -> Iterator[_Chunk]:
     """A few million tokens at a time."""
-    code_of = np.full(max(data_ids) + 2, -1, np.int8)
-    code_of[list(data_ids)] = np.arange(len(data_ids))
     pieces, n_tokens = [], 0
     for window in windows:
-        # ids above the table are clipped to its last entry, which is no letter
-        pieces.append(np.append(code_of.take(window, mode="clip"), np.int8(-1)))
+        pieces.append(np.append(letter_codes(window, data_ids), np.int8(-1)))
         n_tokens += len(window)
         if n_tokens >= _CHUNK_TOKENS:
             yield _joined(pieces)
@@ -219,19 +217,6 @@ def _last_tenths(chunk: _Chunk) -> _HeldOut:
     position = np.arange(len(chunk.codes)) - starts[chunk.owner]
     in_tail = position * _HELD_OUT_SHARE >= lengths[chunk.owner] * (_HELD_OUT_SHARE - 1)
     return _HeldOut(chunk.codes, in_tail & (chunk.codes >= 0))
-
-
-def _words(
-    codes: Int8[ndarray, " l"], n_letters: int, max_order: int
-) -> Iterator[tuple[Bool[ndarray, " l"], Int32[ndarray, " m"]]]:
-    """For k = 0, 1, ..., max_order: where words of order k end, and the words there."""
-    letters = codes.astype(np.int32)
-    word, ends = np.zeros_like(letters), np.ones(len(letters), bool)
-    for k in range(max_order + 1):
-        ends[:k] = False
-        ends[k:] &= codes[: len(codes) - k] >= 0
-        word[k:] += letters[: len(codes) - k] * n_letters**k
-        yield ends.copy(), word[ends]
 
 
 def _count(word: Int32[ndarray, " m"], n_words: int) -> Int32[ndarray, " words"]:
@@ -263,16 +248,8 @@ def _strands(order: int, data_ids: Sequence[int], complement: Sequence[int] | No
             f"complement={complement} maps a letter of data_ids={data_ids} to none of them; "
             "give the tokenizer's own pair."
         )
-    partner = np.array([data_ids.index(complement[i]) for i in data_ids], np.int32)
-
-    def both(counts: Int32[ndarray, " words"]) -> Int32[ndarray, " words"]:
-        reverse = np.zeros(1, np.int32)
-        for k in range(order + 1):  # RC(word letter) = complement(letter) RC(word)
-            step = partner * len(data_ids) ** k
-            reverse = (reverse[:, None] + step).reshape(-1)
-        return counts + counts[reverse]
-
-    return both
+    partner = [data_ids.index(complement[i]) for i in data_ids]
+    return lambda counts: counts + counts[reverse_complements(order + 1, partner)]
 
 
 def _fit_concentrations(
@@ -289,7 +266,7 @@ def _fit_concentrations(
     scored = np.concatenate([judge.scored for judge in judges]) if judges else np.zeros(0, bool)
     p = np.full(len(codes), 1 / n_letters)
     fitted: list[float] = []
-    for k, (ends, word) in enumerate(_words(codes, n_letters, len(counts) - 1)):
+    for k, (ends, word) in enumerate(words(codes, n_letters, len(counts))):
         is_scored = scored[ends]
         known = counts[k]
         if strands is not None:

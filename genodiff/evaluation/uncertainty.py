@@ -16,7 +16,7 @@ from genodiff.errors import UserError
 _NORMAL_975 = 1.959963984540054
 
 
-def student_975(degrees_of_freedom: float) -> float:
+def student_975(degrees_of_freedom: int) -> float:
     """The 97.5 % point of Student's t: half a 95 % interval, in standard errors.
 
     Cornish-Fisher expansion (Abramowitz & Stegun 26.7.5): 11 % short at 1 degree of freedom,

@@ -1,83 +1,63 @@
-"""The C kernels of `native/` behind ctypes: float32, CPU, channel-last, differentiable.
+"""The C kernels of `native/` behind ctypes: float32, on CPU, channel-last, differentiable once.
 
-The library is built by `hatch_build.py`, where there was a C compiler. Threads of a pool of ours run one call
-together (ctypes releases the GIL); each takes the next task from a shared counter. Sums are cut by shape alone, so
-results are the same bit for bit for any number of threads.
+`hatch_build.py` compiles the libraries, where there is a C compiler. ctypes releases the GIL, so
+threads of a pool can run one call together, each taking the next task from a shared counter. Sums
+are cut by shape alone: results are the same bit for bit for any number of threads.
 """
 
 import ctypes
 import functools
 import os
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MAX_STATES = 256
-MAX_WIDTH = 8
-
-# How the work is cut, by shape alone: a task is one sequence and a group of channels, which walks through time in
-# chunks. The scan's backward pass needs larger groups, because each writes partial sums of dB and dC.
+# How work is cut: a task is one sequence and a group of channels, and goes through time in chunks.
+# The scan's backward pass takes larger groups, because each writes partial sums of dB and dC.
 _GROUP = 64
 _BACKWARD_GROUP = 128
 _CHUNK = 32
 _CONV_CHUNK = 64
 _WIDEST_VECTOR = 16
-# Below this many multiply-adds a call is over before a second thread has woken up.
+# A call with fewer multiply-adds is over before a second thread has woken up.
 _WORTH_A_THREAD = 1 << 20
 
 _DIRECTORY = Path(__file__).parent / "native"
 
 
-def scan_obstacle(dtype: torch.dtype, device: torch.device, states: int) -> str | None:
-    """Why the scan cannot run on such inputs and what to do about it, or None."""
-    if states > MAX_STATES:
-        return f"A has {states} states and it takes {MAX_STATES} at most; use implementation='chunked'"
-    return _obstacle(dtype, device)
-
-
-def conv_obstacle(dtype: torch.dtype, device: torch.device, width: int) -> str | None:
-    """Why the convolution cannot run on such inputs and what to do about it, or None."""
-    if width > MAX_WIDTH:
-        return f"the weight has {width} taps and it takes {MAX_WIDTH} at most; use implementation='chunked'"
-    return _obstacle(dtype, device)
-
-
-def _obstacle(dtype: torch.dtype, device: torch.device) -> str | None:
+def obstacle(dtype: torch.dtype, device: torch.device) -> str | None:
+    """Why the kernels cannot run on such inputs and what to do about it, or None."""
     if device.type != "cpu":
-        return f"it needs CPU tensors and these are on {device}; use implementation='auto'"
+        return f"it needs the CPU and the tensors are on {device}; use 'auto'"
     if dtype != torch.float32:
-        return f"it computes in float32 and these are {dtype}; use implementation='chunked'"
+        return f"it computes in float32 and the tensors are {dtype}; use 'chunked'"
     if library() is None:
         return (
-            f"no library for this processor in {_DIRECTORY}; reinstall genodiff where a C compiler (cc, gcc or clang) "
-            "is on PATH, or use implementation='chunked'"
+            f"{_DIRECTORY} holds no library for this processor; reinstall genodiff with a C "
+            "compiler (cc, gcc or clang) on PATH, or use 'chunked'"
         )
     return None
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The build that this CPU runs best, or None where there is none."""
+    """The best build for this processor, or None where there is none."""
     baseline = _open("kernels_x86_64_v2.so")
     if baseline is None:
         return _open("kernels_generic.so")
     level = baseline.cpu_level()
-    for wanted in (4, 3, 2):
-        if level >= wanted and (found := _open(f"kernels_x86_64_v{wanted}.so")) is not None:
-            return found
-    return None
+    builds = (_open(f"kernels_x86_64_v{wanted}.so") for wanted in (4, 3, 2) if wanted <= level)
+    return next((build for build in builds if build is not None), None)
 
 
 def _open(name: str) -> ctypes.CDLL | None:
-    path = _DIRECTORY / name
     try:
-        return ctypes.CDLL(str(path)) if path.exists() else None
-    except OSError:  # built for another platform
+        return ctypes.CDLL(str(_DIRECTORY / name))
+    except OSError:  # not there, or built for another platform
         return None
 
 
@@ -93,168 +73,181 @@ def selective_scan(
     delta_softplus: bool,
     reverse: bool,
 ) -> Tensor:
-    return _Scan.apply(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)  # pyright: ignore[reportReturnType]
+    inputs = (u, delta, A, B, C, D, z, delta_bias)
+    return _Scan.apply(*inputs, delta_softplus, reverse, torch.is_grad_enabled())  # pyright: ignore[reportReturnType]
 
 
 def causal_conv1d(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    activation: Literal["silu"] | None,
-    reverse: bool,
+    x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool
 ) -> Tensor:
-    return _Conv.apply(x, weight, bias, activation == "silu", reverse)  # pyright: ignore[reportReturnType]
+    return _Conv.apply(x, weight, bias, silu, reverse)  # pyright: ignore[reportReturnType]
+
+
+def _fields(type_: Any, *names: str) -> list[tuple[str, Any]]:
+    return [(name, type_) for name in names]
 
 
 class _Rows(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("batch", ctypes.c_int64), ("row", ctypes.c_int64)]
+    _fields_ = [("data", ctypes.c_void_p), *_fields(ctypes.c_int64, "batch", "row")]
 
 
 class _ScanArguments(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "length", "channels", "states")),
-        *((name, ctypes.c_int64) for name in ("group", "chunk", "reverse", "delta_softplus")),
-        *((name, _Rows) for name in ("u", "delta", "z", "B", "C")),
-        *((name, ctypes.c_void_p) for name in ("A", "D", "delta_bias", "out", "checkpoints")),
-        ("next_task", ctypes.c_void_p),
+        *_fields(ctypes.c_int64, "batch", "length", "channels", "states"),
+        *_fields(ctypes.c_int64, "group", "chunk", "reverse", "delta_softplus"),
+        *_fields(_Rows, "u", "delta", "z", "B", "C"),
+        *_fields(ctypes.c_void_p, "A", "D", "delta_bias", "out", "checkpoints", "next_task"),
     ]
 
 
 class _ScanGradients(ctypes.Structure):
     _fields_ = [
         ("dout", _Rows),
-        *((name, ctypes.c_void_p) for name in ("du", "ddelta", "dz", "dB", "dC", "dA", "dD", "ddelta_bias")),
+        *_fields(ctypes.c_void_p, "du", "ddelta", "dz", "dB", "dC", "dA", "dD", "ddelta_bias"),
     ]
 
 
 class _ConvArguments(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "length", "channels", "taps")),
-        *((name, ctypes.c_int64) for name in ("group", "chunk", "reverse", "silu")),
+        *_fields(ctypes.c_int64, "batch", "length", "channels", "taps"),
+        *_fields(ctypes.c_int64, "group", "chunk", "reverse", "silu"),
         ("x", _Rows),
-        *((name, ctypes.c_void_p) for name in ("weight", "bias", "out", "next_task")),
+        *_fields(ctypes.c_void_p, "weight", "bias", "out", "next_task"),
     ]
 
 
 class _ConvGradients(ctypes.Structure):
-    _fields_ = [("dout", _Rows), *((name, ctypes.c_void_p) for name in ("dx", "dweight", "dbias"))]
+    _fields_ = [("dout", _Rows), *_fields(ctypes.c_void_p, "dx", "dweight", "dbias")]
 
 
 class _Scan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
-        u, delta, B, C = (_with_rows(x) for x in (u, delta, B, C))
+    def forward(
+        ctx: Any, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, grad_enabled
+    ):
+        u, delta, B, C = map(_with_rows, (u, delta, B, C))
         z = None if z is None else _with_rows(z)
         A = A.contiguous()
-        D, delta_bias = (None if x is None else x.contiguous() for x in (D, delta_bias))
-        b, l, d = u.shape
-        out = torch.empty_like(u, memory_format=torch.contiguous_format)
-        checkpoints = None
-        if any(ctx.needs_input_grad):
-            padded = _ceil(d, _WIDEST_VECTOR) * _WIDEST_VECTOR
-            checkpoints = u.new_empty(b, _ceil(l, _CHUNK), padded * A.shape[1])
+        D, delta_bias = map(_contiguous, (D, delta_bias))
+        (b, l, d), n = u.shape, A.shape[1]
+        out, checkpoints = u.new_empty(b, l, d), None
+        if grad_enabled and any(ctx.needs_input_grad):
+            lanes = _WIDEST_VECTOR * _ceil(d, _WIDEST_VECTOR)
+            checkpoints = u.new_empty(b, _ceil(l, _CHUNK), lanes, n)
             ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, checkpoints)
-            ctx.delta_softplus, ctx.reverse = delta_softplus, reverse
-        inputs = (u, delta, A, B, C, D, z, delta_bias)
-        arguments = _scan_arguments(*inputs, out, checkpoints, delta_softplus, reverse, _GROUP)
-        _run("selective_scan_forward", arguments, None, b * _ceil(d, _GROUP), u.numel() * A.shape[1])
+            ctx.options = (delta_softplus, reverse)
+        arguments = _ScanArguments(
+            *(b, l, d, n, _GROUP, _CHUNK, reverse, delta_softplus),
+            *map(_rows, (u, delta, z, B, C)),
+            *map(_pointer, (A, D, delta_bias, out, checkpoints)),
+        )
+        alive = (u, delta, A, B, C, D, z, delta_bias, out, checkpoints)
+        _run("selective_scan_forward", (arguments,), alive, b * _ceil(d, _GROUP), b * l * d * n)
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout):
+    @once_differentiable  # its type hides the names of the parameters:
+    def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         u, delta, A, B, C, D, z, delta_bias, checkpoints = ctx.saved_tensors
-        dout = _with_rows(dout)
-        (b, l, d), n, groups = u.shape, A.shape[1], _ceil(u.shape[2], _BACKWARD_GROUP)
-        du, ddelta, dz = (None if x is None else u.new_empty(b, l, d) for x in (u, delta, z))
-        dB, dC = (u.new_empty(groups, b, l, n) for _ in "BC")
+        delta_softplus, reverse = ctx.options
+        dout = _with_rows(*grad_outputs)
+        (b, l, d), n = u.shape, A.shape[1]
+        groups = _ceil(d, _BACKWARD_GROUP)
+        du, ddelta = u.new_empty(b, l, d), u.new_empty(b, l, d)
+        dz = None if z is None else u.new_empty(b, l, d)
+        dB, dC = u.new_empty(groups, b, l, n), u.new_empty(groups, b, l, n)
         dA, dD, ddelta_bias = u.new_empty(b, d, n), u.new_empty(b, d), u.new_empty(b, d)
         results = (du, ddelta, dz, dB, dC, dA, dD, ddelta_bias)
-        inputs = (u, delta, A, B, C, D, z, delta_bias)
-        arguments = _scan_arguments(*inputs, None, checkpoints, ctx.delta_softplus, ctx.reverse, _BACKWARD_GROUP)
-        gradients = _ScanGradients(_rows(dout), *map(_pointer, results))
-        _run("selective_scan_backward", arguments, gradients, b * groups, 3 * u.numel() * n)
-        return (
-            du,
-            ddelta,
-            _sum_in_order(dA),
-            _sum_in_order(dB),
-            _sum_in_order(dC),
-            None if D is None else _sum_in_order(dD),
-            dz,
-            None if delta_bias is None else _sum_in_order(ddelta_bias),
-            None,
-            None,
+        arguments = _ScanArguments(
+            *(b, l, d, n, _BACKWARD_GROUP, _CHUNK, reverse, delta_softplus),
+            *map(_rows, (u, delta, z, B, C)),
+            *map(_pointer, (A, D, delta_bias, None, checkpoints)),
         )
+        gradients = _ScanGradients(_rows(dout), *map(_pointer, results))
+        alive = (u, delta, A, B, C, D, z, delta_bias, checkpoints, dout, *results)
+        _run("selective_scan_backward", (arguments, gradients), alive, b * groups, b * l * d * n)
+        dA, dB, dC = map(_sum_in_order, (dA, dB, dC))
+        dD = None if D is None else _sum_in_order(dD)
+        ddelta_bias = None if delta_bias is None else _sum_in_order(ddelta_bias)
+        return du, ddelta, dA, dB, dC, dD, dz, ddelta_bias, None, None, None
 
 
 class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x, weight, bias, silu, reverse):
-        x, weight = _with_rows(x), weight.contiguous()
-        bias = None if bias is None else bias.contiguous()
-        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        x, weight, bias = _with_rows(x), weight.contiguous(), _contiguous(bias)
+        out = x.new_empty(x.shape)
         ctx.save_for_backward(x, weight, bias)
-        ctx.silu, ctx.reverse = silu, reverse
-        arguments = _conv_arguments(x, weight, bias, out, silu, reverse)
-        tasks = x.shape[0] * _ceil(x.shape[2], _GROUP)
-        _run("causal_conv1d_forward", arguments, None, tasks, x.numel() * weight.shape[1])
+        ctx.options = (silu, reverse)
+        (b, l, d), width = x.shape, weight.shape[1]
+        sizes = (b, l, d, width, _GROUP, _CONV_CHUNK, reverse, silu)
+        arguments = _ConvArguments(*sizes, _rows(x), *map(_pointer, (weight, bias, out)))
+        alive = (x, weight, bias, out)
+        _run("causal_conv1d_forward", (arguments,), alive, b * _ceil(d, _GROUP), b * l * d * width)
         return out
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dout):
+    @once_differentiable  # its type hides the names of the parameters:
+    def backward(ctx: Any, *grad_outputs: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, weight, bias = ctx.saved_tensors
-        dout = _with_rows(dout)
-        b, _, d = x.shape
-        dx, dweight, dbias = x.new_empty(x.shape), x.new_empty(b, *weight.shape), x.new_empty(b, d)
-        arguments = _conv_arguments(x, weight, bias, None, ctx.silu, ctx.reverse)
+        silu, reverse = ctx.options
+        dout = _with_rows(*grad_outputs)
+        (b, l, d), width = x.shape, weight.shape[1]
+        dx, dweight, dbias = x.new_empty(b, l, d), x.new_empty(b, d, width), x.new_empty(b, d)
+        sizes = (b, l, d, width, _GROUP, _CONV_CHUNK, reverse, silu)
+        arguments = _ConvArguments(*sizes, _rows(x), *map(_pointer, (weight, bias, None)))
         gradients = _ConvGradients(_rows(dout), *map(_pointer, (dx, dweight, dbias)))
-        work = 3 * x.numel() * weight.shape[1]
-        _run("causal_conv1d_backward", arguments, gradients, b * _ceil(d, _GROUP), work)
-        return dx, _sum_in_order(dweight), None if bias is None else _sum_in_order(dbias), None, None
+        alive = (x, weight, bias, dout, dx, dweight, dbias)
+        tasks = b * _ceil(d, _GROUP)
+        _run("causal_conv1d_backward", (arguments, gradients), alive, tasks, b * l * d * width)
+        return (
+            dx,
+            _sum_in_order(dweight),
+            None if bias is None else _sum_in_order(dbias),
+            None,
+            None,
+        )
 
 
-def _scan_arguments(u, delta, A, B, C, D, z, delta_bias, out, checkpoints, delta_softplus, reverse, group):
-    return _ScanArguments(
-        *(*u.shape, A.shape[1]),
-        *(group, _CHUNK, reverse, delta_softplus),
-        *map(_rows, (u, delta, z, B, C)),
-        *map(_pointer, (A, D, delta_bias, out, checkpoints)),
-    )
+def _run(
+    function: str, structures: tuple[Any, ...], alive: tuple[Any, ...], tasks: int, work: int
+) -> None:
+    """Run one call in as many threads as torch uses, this one among them.
 
-
-def _conv_arguments(x, weight, bias, out, silu, reverse):
-    sizes = (*x.shape, weight.shape[1], _GROUP, _CONV_CHUNK, reverse, silu)
-    return _ConvArguments(*sizes, _rows(x), *map(_pointer, (weight, bias, out)))
-
-
-def _run(function: str, arguments: Any, gradients: Any, tasks: int, work: int) -> None:
-    """Let up to torch's number of threads, this one among them, take the tasks of one call."""
-    kernel: Callable[..., int] = getattr(library(), function)
+    `alive` is what the structures point to: an interrupt can end this thread's part while others
+    still run theirs.
+    """
+    kernel = getattr(library(), function)
     next_task = ctypes.c_int64(0)
-    arguments.next_task = ctypes.addressof(next_task)
-    pointers = [ctypes.byref(part) for part in (arguments, gradients) if part is not None]
-    threads = max(1, min(torch.get_num_threads(), tasks, work // _WORTH_A_THREAD))
-    if threads == 1:
-        failures = [kernel(*pointers)]
-    else:
+    structures[0].next_task = ctypes.addressof(next_task)
+    pointers = [ctypes.byref(structure) for structure in structures]
+
+    def take_tasks(*_alive: Any) -> int:
+        return kernel(*pointers)
+
+    threads = min(torch.get_num_threads(), tasks, max(1, work // _WORTH_A_THREAD))
+    others = []
+    if threads > 1:
         pool = _pool(os.getpid(), torch.get_num_threads() - 1)
-        others = [pool.submit(kernel, *pointers) for _ in range(threads - 1)]
-        failures = [kernel(*pointers), *(other.result() for other in others)]
+        others = [pool.submit(take_tasks, next_task, alive) for _ in range(threads - 1)]
+    failures = [take_tasks(), *(other.result() for other in others)]
     if any(failures):
-        raise MemoryError(f"{function}: no memory for the kernel's scratch space; use a smaller batch")
+        raise MemoryError(f"{function} found no memory for its scratch space; use a smaller batch")
 
 
 @functools.lru_cache(maxsize=1)
 def _pool(process_id: int, threads: int) -> ThreadPoolExecutor:
-    """The worker threads of this process: a forked child has none of its parent's, so it makes its own."""
-    return ThreadPoolExecutor(threads, thread_name_prefix=f"genodiff-{process_id}")
+    """Worker threads of this process: a fork has none of its parent's, and makes its own."""
+    return ThreadPoolExecutor(threads, thread_name_prefix=f"genodiff-ops-{process_id}")
 
 
 def _with_rows(x: Tensor) -> Tensor:
-    """x with a contiguous last axis, the only layout rule of the kernels."""
+    """x with a contiguous last axis, the kernels' only wish about the layout."""
     return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
 
 
 def _rows(x: Tensor | None) -> _Rows:
@@ -266,7 +259,7 @@ def _pointer(x: Tensor | None) -> int | None:
 
 
 def _sum_in_order(partial: Tensor) -> Tensor:
-    """Sum over the first axis, always in the same order (torch's sum may split it between threads)."""
+    """Sum over the first axis, always in the same order; torch's may split it between threads."""
     return functools.reduce(torch.add, partial.unbind(0))
 
 

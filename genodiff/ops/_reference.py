@@ -1,13 +1,12 @@
-"""The definitions of the kernels in plain torch: what every faster implementation is compared with.
+"""The definitions in plain torch, which every faster implementation is compared with.
 
-Channel-last, any floating dtype (tests use float64), differentiable by autograd, time and memory linear in length.
+Any floating dtype (tests use float64), differentiable by autograd; linear in length.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 
@@ -18,50 +17,60 @@ class Scanned(NamedTuple):
     last_state: Tensor
 
 
-def selective_scan(
-    u: Float[Tensor, "b l d"],
-    delta: Float[Tensor, "b l d"],
-    A: Float[Tensor, "d n"],
-    B: Float[Tensor, "b l n"],
-    C: Float[Tensor, "b l n"],
-    D: Float[Tensor, " d"] | None,
-    z: Float[Tensor, "b l d"] | None,
-    delta_bias: Float[Tensor, " d"] | None,
+def scan_with_state(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
     delta_softplus: bool,
     reverse: bool,
 ) -> Scanned:
-    """The recurrence of the public function, one step at a time; reversed, the last state is that of step 0."""
+    """The recurrence, step by step. Reversed, the last state is the one after step 0."""
     dt = delta if delta_bias is None else delta + delta_bias
     if delta_softplus:
         dt = F.softplus(dt)
     steps = list(zip(u.unbind(1), dt.unbind(1), B.unbind(1), C.unbind(1), strict=True))
-    state = u.new_zeros(u.shape[0], u.shape[2], A.shape[1])  # (b, d, n)
+    h = u.new_zeros(u.shape[0], u.shape[2], A.shape[1])  # (b, d, n)
     outputs = []
     for u_t, dt_t, B_t, C_t in reversed(steps) if reverse else steps:
-        decay = torch.exp(dt_t.unsqueeze(2) * A)
-        state = decay * state + (dt_t * u_t).unsqueeze(2) * B_t.unsqueeze(1)
-        outputs.append((state * C_t.unsqueeze(1)).sum(2))
+        h = torch.exp(dt_t.unsqueeze(2) * A) * h + (dt_t * u_t).unsqueeze(2) * B_t.unsqueeze(1)
+        outputs.append((h * C_t.unsqueeze(1)).sum(2))
     y = torch.stack(outputs[::-1] if reverse else outputs, dim=1)
     if D is not None:
         y = y + D * u
     if z is not None:
         y = y * F.silu(z)
-    return Scanned(y, state)
+    return Scanned(y, h)
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> Tensor:
+    return scan_with_state(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse).y
 
 
 def causal_conv1d(
-    x: Float[Tensor, "b l d"],
-    weight: Float[Tensor, "d width"],
-    bias: Float[Tensor, " d"] | None,
-    activation: Literal["silu"] | None,
-    reverse: bool,
-) -> Float[Tensor, "b l d"]:
-    """The sum of the public function over shifted inputs."""
+    x: Tensor, weight: Tensor, bias: Tensor | None, silu: bool, reverse: bool
+) -> Tensor:
+    """The sum over taps of shifted inputs."""
     length, width = x.shape[1], weight.shape[1]
     padded = F.pad(x, (0, 0, 0, width - 1) if reverse else (0, 0, width - 1, 0))
-    shifted = [padded[:, start : start + length] for start in range(width)]
-    taps = weight.flip(1) if reverse else weight
-    s = sum((x_j * w_j for x_j, w_j in zip(shifted, taps.unbind(1), strict=True)), torch.zeros_like(x))
+    shifts = [padded[:, start : start + length] for start in range(width)]
+    taps = (weight.flip(1) if reverse else weight).unbind(1)
+    s = torch.stack([shift * tap for shift, tap in zip(shifts, taps, strict=True)]).sum(0)
     if bias is not None:
         s = s + bias
-    return F.silu(s) if activation == "silu" else s
+    return F.silu(s) if silu else s

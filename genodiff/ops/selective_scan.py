@@ -4,14 +4,14 @@
     h_t  = exp(dt_t A) h_{t-1} + dt_t u_t B_t        h: (b, d, n), zero before the first step
     y_t  = (C_t h_t + D u_t) silu(z_t)
 
-Gu & Dao 2023 (arXiv:2312.00752), eq. 2 and algorithm 2; u is their x. Every tensor is channel-last.
+Gu & Dao 2023 (arXiv:2312.00752), eq. 2 and algorithm 2, whose x is u. Tensors are channel-last.
 """
 
 from jaxtyping import Float
 from torch import Tensor
 
 from genodiff.ops import _chunked, _mamba_ssm, _native, _reference
-from genodiff.ops._choice import Implementation, check_inputs, choose, compute_dtype
+from genodiff.ops._choice import Candidate, Implementation, check_inputs, choose, compute_dtype
 
 
 def selective_scan(
@@ -28,43 +28,38 @@ def selective_scan(
     reverse: bool = False,
     implementation: Implementation = "auto",
 ) -> Float[Tensor, "b l d"]:
-    """Scan `u` with steps `delta`, state inputs `B` and state outputs `C` that depend on the position.
+    """Scan `u` with steps `delta`, inputs `B` to the state and outputs `C` from it.
 
-    `D` adds a skip, `z` a gate, `delta_bias` a bias before the softplus; `delta_softplus=False` takes the steps as
-    they are. With `reverse`, time runs from the last step to the first: a scan between two flips, without the flips.
-    Half precision is computed in float32, and y has u's dtype.
+    `D` adds a skip, `z` a gate, `delta_bias` a bias before the softplus; `delta_softplus=False`
+    takes the steps as they are. With `reverse`, time runs from the last step to the first: a scan
+    between two flips, without the flips. Half precision is computed in float32, y has u's dtype.
 
-    "auto" takes mamba-ssm's kernel on CUDA and the C kernel on CPU where they can run, "chunked" elsewhere;
-    "reference" is the definition, for tests. Raises ValueError on shapes that do not fit each other, and UserError
-    where a named implementation cannot run.
+    "auto" takes mamba-ssm's kernel on CUDA and the C kernel on CPU where they can run, "chunked"
+    elsewhere; "reference" is the definition, for tests. Raises ValueError on shapes that do not
+    fit each other, and UserError where a named implementation cannot run.
     """
-    _check_shapes(u, delta, A, B, C, D, z, delta_bias)
+    _check(u, delta, A, B, C, D, z, delta_bias)
     dtype = compute_dtype(u, delta, A, B, C, D, z, delta_bias)
-    chosen = choose(
+    scan = choose(
         "selective_scan",
         implementation,
         {
-            "mamba_ssm": _mamba_ssm.scan_obstacle(dtype, u.device, A.shape[1]),
-            "native": _native.scan_obstacle(dtype, u.device, A.shape[1]),
-            "chunked": None,
-            "reference": None,
+            "mamba_ssm": Candidate(
+                _mamba_ssm.selective_scan, _mamba_ssm.scan_obstacle(dtype, u.device, A.shape[1])
+            ),
+            "native": Candidate(_native.selective_scan, _native.obstacle(dtype, u.device)),
+            "chunked": Candidate(_chunked.selective_scan, None),
+            "reference": Candidate(_reference.selective_scan, None),
         },
     )
-    if chosen == "mamba_ssm":
-        return _mamba_ssm.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     out_dtype = u.dtype
-    u, delta, A, B, C = (x.to(dtype) for x in (u, delta, A, B, C))
-    D, z, delta_bias = (None if x is None else x.to(dtype) for x in (D, z, delta_bias))
-    if chosen == "native":
-        y = _native.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    elif chosen == "chunked":
-        y = _chunked.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
-    else:
-        y = _reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse).y
-    return y.to(out_dtype)
+    if scan is not _mamba_ssm.selective_scan:  # which reads half precision itself
+        u, delta, A, B, C = (x.to(dtype) for x in (u, delta, A, B, C))
+        D, z, delta_bias = (None if x is None else x.to(dtype) for x in (D, z, delta_bias))
+    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse).to(out_dtype)
 
 
-def _check_shapes(
+def _check(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -76,8 +71,8 @@ def _check_shapes(
 ) -> None:
     if u.ndim != 3 or A.ndim != 2:
         raise ValueError(
-            f"u has shape {tuple(u.shape)} and A {tuple(A.shape)}; they must be (b, l, d) and (d, n): "
-            "add the batch axis with u[None]"
+            f"u has shape {tuple(u.shape)} and A {tuple(A.shape)}, not (b, l, d) and (d, n); "
+            "add a missing batch axis with u[None]"
         )
     (b, l, d), n = u.shape, A.shape[1]
     check_inputs(

@@ -66,7 +66,7 @@ def main(
         raise UserError(f"data.split={split} must be train, valid or test.")
     if "_target_" not in node:
         node = {**data_of(Path(checkpoint)), **{k: v for k, v in node.items() if v is not None}}
-    node = {**node, "batch_size": batch_size, "reverse_complement": False, "jitter": 0}
+    node["eval_batch_size"] = batch_size
     sequences: SequenceData = build(node, where="data", seed=seed)
     likelihood = nelbo(
         strand_averaged(model) if average_strands else model.denoiser,

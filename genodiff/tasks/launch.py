@@ -28,7 +28,6 @@ Run = Callable[..., int | None]
 
 def launch(task: str, run: Run) -> None:
     """Runs `run(**config)` and exits: 0 (or what it returns), 2 for a user's mistake, 130 if interrupted."""
-    _configure_logging()
     # Hydra then lets exceptions through instead of printing them and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _interrupt)
@@ -54,6 +53,7 @@ def _run_composed(task: str, run: Run) -> int:
     # Not the return value: hydra.main gives none back.
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=task)
     def composed(config: DictConfig) -> None:
+        _configure_logging()  # here, because Hydra has just done it its own way
         container = OmegaConf.to_container(config, resolve=True)
         assert isinstance(container, dict)
         arguments = {str(key): value for key, value in container.items()}
@@ -100,7 +100,7 @@ def _interrupt(signum: int, frame: object) -> None:
 
 
 def _configure_logging() -> None:
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Advice about data-loader workers and the like is not for genodiff's users.

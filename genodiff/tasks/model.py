@@ -6,6 +6,7 @@ is stored in every checkpoint and, as `config.json`, in every model folder.
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,7 +40,8 @@ class Model(NamedTuple):
 def describe(config: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     """The description of the model of a training config."""
     parts = {name: config[name] for name in _PARTS if name != "tokenizer"}
-    return {**parts, "tokenizer": tokenizer.description()}
+    target = f"genodiff.data.{type(tokenizer).__name__}"
+    return {**parts, "tokenizer": {"_target_": target, **asdict(tokenizer)}}
 
 
 def build_model(description: Mapping[str, Any]) -> Model:

@@ -95,10 +95,16 @@ def main(
     chosen = select_device(device)
     # Everything is built before anything is written: a mistake in the config costs nothing.
     parts = assemble(config)
-    run = claim_folder(Path(out), overwrite=overwrite)
+    return start(parts, config, claim_folder(Path(out), overwrite=overwrite), chosen)
+
+
+def start(parts: "Parts", config: dict[str, Any], run: Path, device: torch.device) -> int:
+    """A new run of `parts`, which `config` describes, in the folder `run`. Returns as `main`."""
+    run.mkdir(parents=True, exist_ok=True)
     write_text(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    _write_manifest(run, parts, seed, chosen, None)
-    return _finish(run, parts, seed, chosen, _fit(parts, run, chosen, resume=None))
+    _write_manifest(run, parts, config["seed"], device, None)
+    fitted = _fit(parts, run, device, resume=None)
+    return _finish(run, parts, config["seed"], device, fitted)
 
 
 def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"]) -> int:
@@ -134,6 +140,7 @@ def assemble(config: dict[str, Any]) -> Parts:
     """Data, model, module and plan of a training config, the weights drawn from its seed."""
     seed = config["seed"]
     data: SequenceData = build(config["data"], where="data", seed=seed)
+    data.dataset("train"), data.dataset("valid")  # missing ones are refused now, not after an hour
     plan: Plan = build(config["trainer"], where="trainer")
     torch.manual_seed(seed)
     model = build_model(describe(config, data.tokenizer))

@@ -153,7 +153,7 @@ class Progress(lightning.Callback):
         self.tokens_per_second = self._tokens / self._busy
         if not pl_module.stepped or not trainer.is_global_zero:
             return
-        loss, share = float(outputs["loss"]), 0.98
+        loss, share = float(outputs["loss"].detach()), 0.98
         self._loss = loss if self._loss == 0 else share * self._loss + (1 - share) * loss
         if self._bar is not None:
             self._bar.update(1)

@@ -33,15 +33,10 @@ def test_only_ratios_count() -> None:
     assert torch.equal(one, other)
 
 
-def test_a_rare_token_is_drawn_at_its_rate_where_float32_never_draws_it() -> None:
-    # A step of 2e-8 against staying masked: expected 20 in 10^9 would be too slow to draw, so the rate
-    # itself is read off: the CDF in float64 leaves the token its interval.
-    p = torch.tensor([2e-8, 1 - 2e-8], dtype=torch.float64)
-    cdf = p.cumsum(-1)
-    assert float(cdf[0]) == pytest.approx(2e-8, rel=1e-8)
-    # 10^6 draws of a token of probability 1e-6 for one row: at least one with probability 1 - e^-10.
+def test_a_rare_token_is_drawn_at_its_rate() -> None:
+    # 10 expected among 10^6: outside 1 .. 30 with probability below 10^-4.
     log_p = torch.tensor([1e-5, 1 - 1e-5], dtype=torch.float64).log().expand(1_000_000, -1)
-    assert 0 < int((draw(log_p, torch.Generator().manual_seed(0)) == 0).sum()) < 40
+    assert 1 <= int((draw(log_p, torch.Generator().manual_seed(0)) == 0).sum()) <= 30
 
 
 def test_same_seed_same_tokens_whatever_the_global_generator() -> None:

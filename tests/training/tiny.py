@@ -64,7 +64,7 @@ class Result(NamedTuple):
 
 
 def score(model: nn.Module) -> Result:
-    total = sum(float(p.double().abs().mean()) for p in model.parameters())
+    total = sum(float(p.detach().double().abs().mean()) for p in model.parameters())
     return Result(total, 0.01)
 
 

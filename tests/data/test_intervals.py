@@ -1,0 +1,115 @@
+import gzip
+import random
+from pathlib import Path
+
+import pytest
+
+from genodiff.data import BedRow, check_disjoint_splits, read_bed, rows_of
+from genodiff.errors import UserError
+from tests.data.toys import write_bed
+
+LENGTHS = {"chr1": 1000, "chr2": 500}
+
+
+def read(tmp_path: Path, text: str, **options: bool) -> list[BedRow]:
+    path = tmp_path / "toy.bed"
+    path.write_bytes(text.encode())
+    return read_bed(path, LENGTHS, **options)
+
+
+def test_rows_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    rows = read(tmp_path, "chr2\t0\t10\ttest\nchr1\t5\t1000\ttrain\n")
+    assert rows == [
+        BedRow("chr2", 0, 10, "test", "+", 1),
+        BedRow("chr1", 5, 1000, "train", "+", 2),
+    ]
+    assert rows_of(rows, "train") == rows[1:]
+    assert rows_of(rows, "valid") == []
+
+
+def test_comments_track_lines_blank_lines_and_windows_line_ends_are_skipped(
+    tmp_path: Path,
+) -> None:
+    text = "#chrom\tstart\r\ntrack name=x\r\nbrowser position\r\n\r\nchr1\t0\t10\ttrain\r\n"
+    assert read(tmp_path, text) == [BedRow("chr1", 0, 10, "train", "+", 5)]
+
+
+def test_the_strand_is_read_from_column_six_only(tmp_path: Path) -> None:
+    text = (
+        "chr1\t0\t9\ttrain\t-\n"
+        "chr1\t0\t9\ttrain\t0\t-\nchr1\t0\t9\ttrain\t0\t+\textra\nchr1\t0\t9\ttrain\t0\t.\n"
+    )
+    assert [row.strand for row in read(tmp_path, text)] == ["+", "-", "+", "+"]
+
+
+def test_a_gzipped_bed_reads_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "toy.bed.gz"
+    path.write_bytes(gzip.compress(b"chr1\t0\t10\ttrain\n"))
+    assert read_bed(path, LENGTHS) == [BedRow("chr1", 0, 10, "train", "+", 1)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("chr1\t0\t10", "line 2: 3 columns separated by tabs, and 4 are needed"),
+        ("chr1 0 10 train", "line 2: 1 columns separated by tabs"),
+        ("chr1\tzero\t10\ttrain", "line 2: start 'zero' and end '10' have to be whole numbers"),
+        ("chr1\t0\t10.5\ttrain", "line 2: start '0' and end '10.5' have to be whole numbers"),
+        ("chr1\t10\t10\ttrain", "line 2: 10-10 is no interval"),
+        ("chr1\t-1\t10\ttrain", "line 2: -1-10 is no interval"),
+        ("chr3\t0\t10\ttrain", "line 2: the FASTA has no chromosome 'chr3'; it has 2 records"),
+        ("2\t0\t10\ttrain", "no chromosome '2'; it has 'chr2': use the FASTA's names"),
+        ("chr1\t0\t1001\ttrain", "line 2: chr1:0-1001 reaches beyond the 1000 bases of chr1"),
+        ("chr1\t0\t10\tvalidation", "split 'validation' is not known; write 'valid'"),
+        ("chr1\t0\t10\tfold3", "split 'fold3' is not known; use one of train, valid, test"),
+        ("chr1\t0\t10\ttrain\t0\t*", r"strand '\*' is none of"),
+    ],
+)
+def test_a_bad_line_is_named(line: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path, f"chr1\t0\t10\ttrain\n{line}\n")
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_no_bed_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.bed does not exist"):
+        read_bed(tmp_path / "none.bed", LENGTHS)
+    with pytest.raises(UserError, match="has no rows"):
+        read(tmp_path, "# nothing\n")
+    path = tmp_path / "toy.bed.gz"
+    path.write_bytes(gzip.compress(b"chr1\t0\t10\ttrain\n")[:-9])
+    with pytest.raises(UserError, match="nor valid gzip"):
+        read_bed(path, LENGTHS)
+
+
+def test_ends_beyond_the_chromosome_pass_where_they_are_ignored(tmp_path: Path) -> None:
+    assert read(tmp_path, "chr1\t0\t2000\ttrain\n", check_ends=False)[0].end == 2000
+    with pytest.raises(UserError, match="reaches beyond"):
+        read(tmp_path, "chr1\t1000\t2000\ttrain\n", check_ends=False)
+
+
+def test_overlap_between_splits_is_found_in_any_order(tmp_path: Path) -> None:
+    rows = [
+        ("chr1", 0, 900, "train"),
+        ("chr1", 10, 20, "train"),  # hides behind the longer row
+        ("chr1", 100, 110, "train"),
+        ("chr1", 899, 950, "test"),
+        ("chr2", 0, 500, "valid"),
+    ]
+    for seed in range(20):
+        random.Random(seed).shuffle(rows)
+        path = write_bed(tmp_path / "toy.bed", rows)
+        with pytest.raises(UserError, match=r"\(chr1:0-900 train\) and .*\(chr1:899-950 test\)"):
+            check_disjoint_splits(read_bed(path, LENGTHS), path)
+
+
+def test_unsorted_disjoint_splits_pass_and_rows_of_one_split_may_overlap(tmp_path: Path) -> None:
+    rows = [
+        ("chr2", 0, 500, "test"),
+        ("chr1", 500, 1000, "valid"),
+        ("chr1", 0, 500, "train"),
+        ("chr1", 100, 400, "train"),
+        ("chr1", 600, 700, "valid"),
+    ]
+    path = write_bed(tmp_path / "toy.bed", rows)
+    check_disjoint_splits(read_bed(path, LENGTHS), path)

@@ -1,0 +1,164 @@
+"""The parts of MDLM's published code that its golden cases are made with, built from genodiff's.
+
+Where the published code differs from what genodiff does by default, the difference is here, or an
+option that the cases set; each says so.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from genodiff.diffusion import (
+    Absorbing,
+    Cosine,
+    CosineSquared,
+    Denoiser,
+    Geometric,
+    Linear,
+    LogLinear,
+    Mean,
+    NetworkDenoiser,
+    NoiseSchedule,
+    Parameterization,
+    Score,
+    Subs,
+)
+from genodiff.diffusion.categorical import reference_race
+from tests.parity.cases import Case
+
+SENTINEL = (
+    -1e5
+)  # log-probabilities below stand for minus infinity, and carry float32's spacing of 0.06
+
+
+def schedule_of(noise: dict[str, Any]) -> NoiseSchedule:
+    """The schedule of a `noise` configuration; most ignore its sigma_min and sigma_max."""
+    eps = noise.get("eps", 1e-3)
+    match noise["type"]:
+        case "loglinear":
+            return LogLinear(eps)
+        case "cosine":
+            return Cosine(eps)
+        case "cosinesqr":
+            return CosineSquared(eps)
+        case "linear":
+            return Linear(float(noise["sigma_min"]), float(noise["sigma_max"]))
+        case "geometric":
+            return Geometric(float(noise["sigma_min"]), float(noise["sigma_max"]))
+        case other:
+            raise LookupError(f"no schedule for noise type {other!r}")
+
+
+def sigma_min_of(schedule: NoiseSchedule) -> float:
+    """The lower end of MDLM's importance sampling; for loglinear it is eps, not sigma(0) = 0."""
+    if isinstance(schedule, LogLinear):
+        return schedule.eps
+    return float(schedule.sigma(torch.zeros((), dtype=torch.float64)))
+
+
+def importance_t_min(schedule: NoiseSchedule) -> float:
+    """The time at which the schedule reaches `sigma_min_of`."""
+    alpha = torch.tensor(math.exp(-sigma_min_of(schedule)), dtype=torch.float64)
+    return float(schedule.inverse(alpha))
+
+
+def importance_constant(schedule: NoiseSchedule) -> float:
+    """MDLM's weight for importance sampling and change of variables; lacks log mask_rate(1)."""
+    return -math.log(-math.expm1(-sigma_min_of(schedule)))
+
+
+class TableNetwork(nn.Module):
+    """The network of the cases: E[token] + P[position] + sigma w. Keeps what it was told."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.by_token, self.by_position, self.by_sigma = (
+            case.arrays[name] for name in ("toy_E", "toy_P", "toy_w")
+        )
+        self.told = torch.empty(0)
+
+    def forward(self, tokens: Tensor, sigma: Tensor | None = None) -> Tensor:
+        self.told = torch.zeros(len(tokens), 1) if sigma is None else sigma
+        logits = self.by_token[tokens] + self.by_position[: tokens.shape[1]]
+        return logits + self.told[..., None] * self.by_sigma
+
+
+def parameterization_of(config: dict[str, Any]) -> Parameterization:
+    vocab_size, mask_id = config["vocab_size"], config["mask_index"]
+    match config["parameterization"]:
+        case "subs":
+            return Subs(vocab_size, mask_id)
+        case "d3pm":
+            return Mean(vocab_size, mask_id, subs_masking=config["subs_masking"])
+        case "sedd":
+            return Score(vocab_size, mask_id)
+        case other:
+            raise LookupError(f"no parameterization {other!r}")
+
+
+def denoiser_of(case: Case) -> NetworkDenoiser:
+    """The toy network as a denoiser, by the case's configuration."""
+    config = case.config
+    return NetworkDenoiser(
+        TableNetwork(case),
+        Absorbing(schedule_of(config["noise"]), config["vocab_size"], config["mask_index"]),
+        parameterization_of(config),
+        config["time_conditioning"],
+    )
+
+
+class PublishedTransition(Denoiser):
+    """MDLM's ancestral step: the probability of staying masked is written over whatever p(x_0)
+    gives the mask.
+
+    It differs from the posterior only for D3PM without zero masking probabilities.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        assert isinstance(denoiser.process, Absorbing)
+        self.denoiser = denoiser
+        self.process = self.masking = denoiser.process
+        self.time_conditioning = denoiser.time_conditioning
+
+    def log_x0(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.denoiser.log_x0(x_t, t, condition)
+
+    def log_transition(
+        self, x_t: Tensor, t: Tensor, s: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        log_p = self.denoiser.log_transition(x_t, t, s, condition).clone()
+        stay = self.process.schedule.mask_rate(s) / self.process.schedule.mask_rate(t)
+        at_mask = log_p[..., self.masking.mask_id]
+        log_p[..., self.masking.mask_id] = torch.where(
+            self.masking.is_masked(x_t), stay.log(), at_mask
+        )
+        return log_p
+
+
+class Replay:
+    """MDLM's draw with recorded uniforms, one tensor a call; keeps what it is given and gives."""
+
+    def __init__(self, uniforms: Tensor) -> None:
+        self.uniforms = iter(uniforms)
+        self.log_p: list[Tensor] = []
+        self.drawn: list[Tensor] = []
+
+    def __call__(self, log_p: Tensor, generator: Generator | None) -> Tensor:
+        self.log_p.append(log_p)
+        self.drawn.append(reference_race(log_p, next(self.uniforms)))
+        return self.drawn[-1]
+
+
+def assert_log_probabilities(actual: Tensor, expected: Tensor, rtol: float = 1e-5) -> None:
+    """Equal where finite; where the published code has about -1e6, so has ours."""
+    finite = expected > SENTINEL
+    assert torch.equal(actual > SENTINEL, finite)
+    assert_close(actual[finite], expected[finite], atol=1e-5, rtol=rtol)
+    assert_close(actual[~finite], expected[~finite], atol=0, rtol=1e-6)
+
+
+def assert_close(actual: Tensor, expected: Tensor, *, atol: float, rtol: float) -> None:
+    torch.testing.assert_close(actual.double(), expected.double(), atol=atol, rtol=rtol)

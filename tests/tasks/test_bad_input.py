@@ -1,0 +1,187 @@
+"""A user's mistake: one line on stderr with the value, the rule and the way out; exit code 2; nothing written."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tasks.conftest import SMALL, Genodiff
+
+Genome = tuple[str, str]
+
+
+def assert_refused(
+    genodiff: Genodiff, message: str, task: str, *overrides: str, out: str | None = "out"
+) -> None:
+    """Runs the task; it must refuse with `message` in one line and leave nothing at `out`."""
+    words = [*overrides, *([f"out={out}"] if out else [])]
+    outcome = genodiff(task, *words)
+    complaint = [line for line in outcome.stderr.splitlines() if line.startswith("genodiff ")]
+    assert outcome.code == 2, outcome
+    assert len(complaint) == 1 and message in complaint[0], outcome.stderr
+    assert "Traceback" not in outcome.stderr and outcome.stdout == ""
+    assert out is None or not Path(out).exists()
+
+
+def test_a_missing_fasta(genodiff: Genodiff, genome: Genome) -> None:
+    assert_refused(genodiff, "none.fa", "train", "data.fasta=none.fa", genome[1], *SMALL)
+
+
+def test_an_empty_fasta(genodiff: Genodiff, genome: Genome, tmp_path: Path) -> None:
+    (tmp_path / "empty.fa").touch()
+    assert_refused(genodiff, "empty", "train", "data.fasta=empty.fa", genome[1], *SMALL)
+
+
+def test_a_fasta_changed_after_indexing(genodiff: Genodiff, genome: Genome, tmp_path: Path) -> None:
+    assert genodiff("train", *genome, *SMALL, "out=first").code == 0
+    with (tmp_path / "genome.fa").open("a") as file:
+        file.write(">chr4\nACGT\n")
+    assert_refused(genodiff, "changed", "train", *genome, *SMALL)
+
+
+@pytest.mark.parametrize(
+    ("bed", "message"),
+    [
+        ("chr1\t0\t4096\ttrain\n", "4096"),
+        ("chrZ\t0\t2048\ttrain\n", "chrZ"),
+        ("chr1\t0\t2048\ttrain\nchr1\t1024\t2048\ttest\n", "overlap"),
+        # unsorted, and overlapping only across the rows between
+        ("chr1\t1024\t2048\ttest\nchr2\t0\t2048\tvalid\nchr1\t0\t1100\ttrain\n", "overlap"),
+        ("chr1\t2048\t0\ttrain\n", "start"),
+        ("chr1\t0\t2048\tvalidation\n", "validation"),
+        ("chr1\t0\n", "column"),
+        ("chr2\t0\t2048\tvalid\n", "no train"),
+    ],
+)
+def test_a_bed_that_does_not_fit(
+    genodiff: Genodiff, genome: Genome, tmp_path: Path, bed: str, message: str
+) -> None:
+    (tmp_path / "bad.bed").write_text(bed)
+    assert_refused(genodiff, message, "train", genome[0], "data.bed=bad.bed", *SMALL)
+
+
+def test_letters_that_are_no_bases(genodiff: Genodiff, genome: Genome, tmp_path: Path) -> None:
+    (tmp_path / "bad.fa").write_text(">chr1\nACGTJACGT\n")
+    assert_refused(genodiff, "J", "train", "data.fasta=bad.fa", genome[1], *SMALL)
+
+
+def test_a_length_longer_than_any_window(genodiff: Genodiff, genome: Genome) -> None:
+    assert_refused(genodiff, "length=4096", "train", *genome, *SMALL, "data.length=4096")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.lenght=5", "unknown key data.lenght=; did you mean data.length=?"),
+        ("+data.colour=red", "unknown key data.colour=;"),
+        ("colour=red", "unknown key colour=;"),
+        ("data.length=long", "data.length=long is not an integer"),
+        ("trainer.max_steps=1.5", "trainer.max_steps=1.5 is not an integer"),
+        ("device=gpu", "device=gpu is not one of auto, cpu, cuda"),
+        ("backbone=caduseus", "caduseus"),
+        ("trainer.max_steps=0", "trainer.max_steps=0 must be at least 1"),
+        ("data.length=", "data.length"),
+        ("no_equals_sign", "no_equals_sign"),
+    ],
+)
+def test_a_wrong_key_or_value(genodiff: Genodiff, genome: Genome, override: str, message: str) -> None:
+    assert_refused(genodiff, message, "train", *genome, *SMALL, override)
+
+
+def test_a_required_key_left_out(genodiff: Genodiff, genome: Genome) -> None:
+    assert_refused(genodiff, "out= is required", "train", *genome, *SMALL, out=None)
+    assert_refused(genodiff, "data.bed= is required", "train", genome[0], *SMALL)
+    assert_refused(genodiff, "checkpoint= is required", "sample")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there(genodiff: Genodiff, genome: Genome) -> None:
+    assert_refused(genodiff, "torch sees no CUDA device", "train", *genome, *SMALL, "device=cuda")
+
+
+def test_an_existing_output_is_not_overwritten(genodiff: Genodiff, genome: Genome, trained: str) -> None:
+    before = (Path(trained) / "metrics.csv").read_bytes()
+    outcome = genodiff("train", *genome, *SMALL, f"out={trained}")
+    assert outcome.code == 2 and "overwrite=true" in outcome.stderr
+    assert (Path(trained) / "metrics.csv").read_bytes() == before
+    Path("a.fa").write_text("mine")
+    outcome = genodiff("sample", f"checkpoint={trained}", "out=a.fa")
+    assert outcome.code == 2 and Path("a.fa").read_text() == "mine"
+
+
+def test_an_unwritable_output(genodiff: Genodiff, genome: Genome) -> None:
+    assert_refused(genodiff, "cannot be written", "train", *genome, *SMALL, out="/proc/genodiff")
+
+
+def test_a_checkpoint_that_is_none(genodiff: Genodiff, trained: str, tmp_path: Path) -> None:
+    def refused(message: str, checkpoint: str) -> None:
+        assert_refused(genodiff, message, "sample", f"checkpoint={checkpoint}", out="s.fa")
+        assert_refused(genodiff, message, "evaluate", f"checkpoint={checkpoint}", out="e.json")
+
+    refused("does not exist", "none.ckpt")
+    (tmp_path / "nothing").mkdir()
+    refused("holds neither", "nothing")
+    whole = (Path(trained) / "checkpoints" / "best.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[:-200])
+    refused("cannot be read", "cut.ckpt")
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "foreign.ckpt")
+    refused("was not written by genodiff train", "foreign.ckpt")
+    (tmp_path / "hub").mkdir()
+    (tmp_path / "hub" / "config.json").write_text(json.dumps({"model_type": "caduceus"}))
+    refused("cannot be read", "hub")
+
+
+def test_a_checkpoint_that_does_not_fit_its_description(
+    genodiff: Genodiff, trained: str, tmp_path: Path
+) -> None:
+    contents = torch.load(Path(trained) / "checkpoints" / "best.ckpt", weights_only=True)
+    name = next(iter(contents["state_dict"]))
+    contents["state_dict"][name + "_extra"] = contents["state_dict"].pop(name)
+    torch.save(contents, tmp_path / "renamed.ckpt")
+    assert_refused(
+        genodiff, "missing", "sample", "checkpoint=renamed.ckpt", out="s.fa"
+    )
+
+
+def test_a_checkpoint_that_would_run_somebody_elses_code(
+    genodiff: Genodiff, trained: str, tmp_path: Path
+) -> None:
+    contents = torch.load(Path(trained) / "checkpoints" / "best.ckpt", weights_only=True)
+    contents["genodiff"]["model"]["backbone"] = {"_target_": "os.system", "command": "touch owned"}
+    torch.save(contents, tmp_path / "evil.ckpt")
+    assert_refused(genodiff, "outside genodiff", "sample", "checkpoint=evil.ckpt", out="s.fa")
+    assert not Path("owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("num_samples=0", "num_samples=0 must be at least 1"),
+        ("length=0", "length=0 must be at least 1"),
+        ("steps=0", "steps=0"),
+        ("sampler=nonsense", "nonsense"),
+    ],
+)
+def test_a_sample_that_cannot_be_drawn(
+    genodiff: Genodiff, trained: str, override: str, message: str
+) -> None:
+    assert_refused(genodiff, message, "sample", f"checkpoint={trained}", override, out="s.fa")
+
+
+def test_steps_for_a_sampler_without_steps(genodiff: Genodiff, trained: str) -> None:
+    words = (f"checkpoint={trained}", "sampler=first_hitting", "steps=8")
+    assert_refused(genodiff, "FirstHitting has no steps", "sample", *words, out="s.fa")
+
+
+def test_a_split_or_estimator_that_is_none(genodiff: Genodiff, trained: str) -> None:
+    checkpoint = f"checkpoint={trained}"
+    assert_refused(genodiff, "data.split=dev", "evaluate", checkpoint, "data.split=dev", out="e.json")
+    assert_refused(genodiff, "estimator=best", "evaluate", checkpoint, "estimator=best", out="e.json")
+
+
+def test_resume_takes_no_other_settings(genodiff: Genodiff, trained: str) -> None:
+    outcome = genodiff("train", f"resume={trained}", "trainer.max_steps=9")
+    assert outcome.code == 2 and "does not go with resume=" in outcome.stderr
+    outcome = genodiff("train", "resume=nowhere")
+    assert outcome.code == 2 and "is not a run folder" in outcome.stderr
