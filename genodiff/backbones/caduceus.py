@@ -11,9 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from genodiff.backbones.base import Backbone, refuse_condition, refuse_sigma, require_positive
 from genodiff.backbones.mamba import BiMamba, Mamba
+from genodiff.backbones.norm import RMSNorm
 from genodiff.errors import UserError
 
-NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
+NORMS = {"rms": RMSNorm, "layer": nn.LayerNorm}
 
 
 class CaduceusBlock(nn.Module):

@@ -11,12 +11,13 @@ channel-last, and the other direction is a `reverse` flag of the convolution and
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from genodiff.backbones.base import require_positive
 from genodiff.errors import UserError
@@ -153,12 +154,30 @@ class BiMamba(nn.Module):
     def forward(self, h: Float[Tensor, "b l d"]) -> Float[Tensor, "b l d"]:
         x, z = _project_in(self.in_proj, h)
         if self.reverse_in_proj is None and self.strategy == "add":
-            return self.out_proj((self.forward_ssm(x) + self.reverse_ssm(x)) * F.silu(z))
+            y = _GatedSum.apply(self.forward_ssm(x), self.reverse_ssm(x), z)
+            return self.out_proj(y)
         forward = self.out_proj(self.forward_ssm(x, z))
         if self.reverse_in_proj is not None:
             x, z = _project_in(self.reverse_in_proj, h)
         reverse = (self.reverse_out_proj or self.out_proj)(self.reverse_ssm(x, z))
         return forward + reverse if self.strategy == "add" else forward * reverse
+
+
+class _GatedSum(torch.autograd.Function):
+    """(a + b) * silu(z), of which the sum and z are kept: autograd would also keep silu(z)."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, z: Tensor) -> Tensor:
+        y = a + b
+        ctx.save_for_backward(y, z)
+        return F.silu(z).mul_(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g):
+        y, z = ctx.saved_tensors
+        dy = F.silu(z).mul_(g)
+        return dy, dy, torch.ops.aten.silu_backward(g * y, z)
 
 
 def _project_in(

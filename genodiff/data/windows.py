@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch.utils.data import Dataset
 
 from genodiff.batch import TokenBatch
@@ -70,14 +70,13 @@ class GenomeWindows(Dataset):
                 "one of them."
             )
         self.genome, self.tiling, self.tokenizer = genome, tiling, tokenizer
-        self.n_as_padding = n_as_padding
+        self.soft_mask_weight, self.n_as_padding = soft_mask_weight, n_as_padding
         self.reverse_complement, self.jitter_bp, self.seed = reverse_complement, jitter_bp, seed
         self._row_offsets = np.array(
             [genome.offset(row.chrom) for row in tiling.rows], dtype=np.int64
         )
         self._row_is_minus = np.array([row.strand == "-" for row in tiling.rows], dtype=bool)
         self._complement = _complement_codes(tokenizer)
-        self._tokens, self._weights = _token_tables(tokenizer, soft_mask_weight, n_as_padding)
 
     def __len__(self) -> int:
         return len(self.tiling)
@@ -100,16 +99,23 @@ class GenomeWindows(Dataset):
     ) -> TokenBatch:
         """Tokens and weights of a batch of codes."""
         codes = np.asarray(codes)
-        return TokenBatch(
-            torch.from_numpy(self._tokens[codes]), torch.from_numpy(self._weights[codes])
-        )
+        ids = codes & np.uint8(SOFT_MASK - 1)
+        is_n = ids == N_ID
+        weights = np.where(codes < SOFT_MASK, np.float32(1), np.float32(self.soft_mask_weight))
+        if not self.tokenizer.predict_n:
+            weights *= ~is_n
+        if self.n_as_padding:
+            ids[is_n] = self.tokenizer.pad_id
+        return TokenBatch(torch.from_numpy(ids.astype(np.int64)), torch.from_numpy(weights))
 
     def locate(self, keys: Keys | Sequence[int | tuple[int, int]]) -> list[Window]:
         """Where the windows of these keys were read."""
         rows, starts, is_minus = (array.tolist() for array in self._read_at(_as_keys(keys)))
         length_bp = self.tiling.length_bp
         return [
-            Window(self.tiling.rows[row].chrom, start, start + length_bp, "-" if minus else "+", row)
+            Window(
+                self.tiling.rows[row].chrom, start, start + length_bp, "-" if minus else "+", row
+            )
             for row, start, minus in zip(rows, starts, is_minus, strict=True)
         ]
 
@@ -161,15 +167,3 @@ def _complement_codes(tokenizer: DnaTokenizer) -> UInt8[np.ndarray, "256"]:
     table[: tokenizer.vocab_size] = tokenizer.complement
     table[SOFT_MASK : SOFT_MASK + tokenizer.vocab_size] = table[: tokenizer.vocab_size] | SOFT_MASK
     return table
-
-
-def _token_tables(
-    tokenizer: DnaTokenizer, soft_mask_weight: float, n_as_padding: bool
-) -> tuple[Int64[np.ndarray, "256"], Float32[np.ndarray, "256"]]:
-    """The token and the weight of each code."""
-    tokens = np.arange(256) % SOFT_MASK
-    weights = np.isin(tokens, tokenizer.data_ids).astype(np.float32)
-    weights[SOFT_MASK:] *= soft_mask_weight
-    if n_as_padding:
-        tokens[tokens == N_ID] = tokenizer.pad_id
-    return tokens.astype(np.int64), weights

@@ -5,7 +5,7 @@ model's behaviour (a cache, guidance, another schedule) is a denoiser that wraps
 """
 
 import abc
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -88,9 +88,8 @@ class NetworkDenoiser(Denoiser):
         """What the network says, in float32 at least."""
         sigma = None
         if self.time_conditioning:
-            sigma = (self.process.schedule.sigma(t) if self.told == "sigma" else t).to(
-                torch.float32
-            )
+            sigma = self.process.schedule.sigma(t) if self.told == "sigma" else t
+            sigma = sigma.to(torch.float32)
         arguments = (x_t, sigma) if condition is None else (x_t, sigma, condition)
         logits = self.network(*arguments)
         if logits.shape[-1] != self.process.vocab_size:
@@ -117,13 +116,12 @@ class NetworkDenoiser(Denoiser):
 
 
 class Cached(Denoiser):
-    """Evaluates only rows whose tokens changed since the last call; the same numbers as the
-    wrapped denoiser.
+    """The wrapped denoiser, evaluated only on rows whose tokens changed since the last call.
 
-    Ou et al. 2024 (RADD): in expectation at most min(steps, length) evaluations a row. A row is
-    served from the cache while its time falls, as it does within one run of a sampler; a new run
-    starts at t=1 and is evaluated afresh, so a network that was trained in between is never served
-    stale. No gradients.
+    Ou et al. 2024 (RADD, arXiv:2406.03736): in expectation at most min(steps, length) evaluations
+    a row. A row is served from the cache while its time falls, as it does within one run of a
+    sampler; a new run starts at t=1 and is evaluated afresh, so a network that was trained in
+    between is never served stale. No gradients.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -138,36 +136,42 @@ class Cached(Denoiser):
         self.denoiser = denoiser
         self.process = denoiser.process
         self.time_conditioning = False
-        self._last: tuple[Tensor, Tensor, Tensor | None, Tensor] | None = (
-            None  # x_t, t, condition, log_x0
-        )
+        self._last: _Evaluation | None = None
 
     @torch.no_grad()
     def log_x0(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
     ) -> Float[Tensor, "b l k"]:
-        if (
-            self._last is None
-            or self._last[0].shape != x_t.shape
-            or self._last[2] is not condition
-        ):
+        last = self._last
+        if last is None or not last.is_of_batch(x_t, condition):
             log_x0 = self.denoiser.log_x0(x_t, t, condition)
         else:
-            last_x_t, last_t, _, log_x0 = self._last
-            stale = (last_x_t != x_t).any(-1) | (t >= last_t).any(-1)
-            if bool(stale.any()):
-                rows = stale.nonzero()[:, 0]
-                fresh = self.denoiser.log_x0(
-                    x_t[rows], t[rows], None if condition is None else condition[rows]
-                )
+            log_x0 = last.log_x0
+            rows = ((last.x_t != x_t) | (t >= last.t)).any(-1).nonzero()[:, 0]
+            if len(rows):
+                row_condition = None if condition is None else condition[rows]
+                fresh = self.denoiser.log_x0(x_t[rows], t[rows], row_condition)
                 log_x0 = log_x0.index_copy(0, rows, fresh)
-        self._last = (x_t.clone(), t.clone(), condition, log_x0)
+        self._last = _Evaluation(x_t.clone(), t.clone(), condition, log_x0)
         return log_x0
 
 
+class _Evaluation(NamedTuple):
+    """What a denoiser said of a batch."""
+
+    x_t: Tensor
+    t: Tensor
+    condition: Tensor | None
+    log_x0: Tensor
+
+    def is_of_batch(self, x_t: Tensor, condition: Tensor | None) -> bool:
+        """Whether rows can be compared one by one with those of another batch."""
+        same_place = self.x_t.shape == x_t.shape and self.x_t.device == x_t.device
+        return same_place and self.condition is condition
+
+
 class Counting(Denoiser):
-    """Counts what the wrapped denoiser is asked: `calls`, and `row_evaluations` summed over the
-    rows of each call.
+    """Counts what the wrapped denoiser is asked: `calls` and, row by row, `row_evaluations`.
 
     Inside a `Cached` it counts what the network really does: `Cached(Counting(denoiser))`.
     """
@@ -219,11 +223,11 @@ class Rescheduled(Denoiser):
 
 
 class Tweedie(Denoiser):
-    """Transitions by the concrete score: Lou et al. 2024 (SEDD, arXiv:2310.16834), theorem 4.2,
-    for masking.
+    """Transitions by the concrete score, for masking.
 
-    A mask becomes y with probability s_y (e^(sigma_t - sigma_s) - 1) and stays with what is left
-    of 1. For a score that comes from a normalised p(x_0 | x_t) this is the posterior itself.
+    Tweedie tau-leaping of Lou et al. 2024 (SEDD, arXiv:2310.16834). A mask becomes y with
+    probability s_y (e^(sigma_t - sigma_s) - 1) and stays with what is left of 1. For a score that
+    comes from a normalised p(x_0 | x_t) this is the posterior itself.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:

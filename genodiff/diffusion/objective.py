@@ -38,8 +38,8 @@ class Objective(abc.ABC):
 
 @dataclass(frozen=True)
 class ContinuousNelbo(Objective):
-    """The continuous-time NELBO of masking: integral over t of nelbo_weight(t) E[cross-entropy of
-    masked tokens].
+    """The continuous-time NELBO: the integral of nelbo_weight(t) E[cross-entropy of masked
+    tokens].
 
     Sahoo et al. 2024 (arXiv:2406.07524), eq. 10. It covers the mask rates from mask_rate(t_min) to
     mask_rate(1): with a schedule that goes from alpha=1 to alpha=0 it is a bound on -log p(x0),
@@ -80,13 +80,12 @@ class ContinuousNelbo(Objective):
 
 @dataclass(frozen=True)
 class DiscreteNelbo(Objective):
-    """The NELBO of a chain of `steps` steps: the sum of KL(q(x_s | x_t, x_0) || p(x_s | x_t)) over
-    t = 1/T .. 1.
+    """The NELBO of a chain of T = `steps` steps, one of which is drawn at random, by `times`.
 
-    Austin et al. 2021 (D3PM, arXiv:2107.03006), eq. 1; one step is drawn at random, by `times`.
-    Finite for every number of steps and any schedule. The last step, to t=0, always goes to x_0:
-    so nothing is left to reconstruct where alpha(0) < 1. As in `ContinuousNelbo` alpha(1) > 0
-    leaves the prior's end out.
+    The sum of KL(q(x_s | x_t, x_0) || p(x_s | x_t)) over t = 1/T .. 1: the bound L_vb of Austin et
+    al. 2021 (D3PM, arXiv:2107.03006). Finite for every T and any schedule. The last step, to t=0,
+    always goes to x_0: so nothing is left to reconstruct where alpha(0) < 1. As in
+    `ContinuousNelbo` alpha(1) > 0 leaves the prior's end out.
     """
 
     steps: int
@@ -141,10 +140,9 @@ class DiscreteNelbo(Objective):
 
 @dataclass(frozen=True)
 class ExactlyK(Objective):
-    """The any-order NELBO: exactly k of a row's n data tokens are masked, k uniform on 1 .. n,
-    weight n / k.
+    """The any-order NELBO: k of a row's n data tokens are masked, k uniform on 1 .. n, weight n/k.
 
-    Hoogeboom et al. 2022 (ARDM, arXiv:2110.02037), eq. 8; Ou et al. 2024 (RADD, arXiv:2406.03736).
+    Hoogeboom et al. 2022 (ARDM, arXiv:2110.02037); Ou et al. 2024 (RADD, arXiv:2406.03736).
     It equals the continuous-time NELBO of a schedule from alpha=1 to alpha=0, whichever, at a
     fraction of its variance: the number of masks is no longer random given the time, and
     `stratified` spreads k/n evenly over the batch. A time-conditioned denoiser is told the time at

@@ -39,10 +39,10 @@ class Parameterization(abc.ABC):
 
 
 class Subs(Parameterization):
-    """Substitution: a clean token is carried over, a mask becomes a data token. Sahoo et al. 2024,
-    section 3.2.3.
+    """Substitution: a clean token is carried over, a mask becomes a data token.
 
-    Published code forbids only the mask; here every token that is not data has probability zero.
+    SUBS of Sahoo et al. 2024 (arXiv:2406.07524). Published code forbids only the mask; here every
+    token that is not data has probability zero.
     """
 
     def __init__(
@@ -54,16 +54,14 @@ class Subs(Parameterization):
     def log_x0(
         self, logits: Float[Tensor, "b l k"], x_t: Int[Tensor, "b l"], sigma: Float[Tensor, "b #l"]
     ) -> Float[Tensor, "b l k"]:
-        log_p = _over_data(logits, self.data_ids)
-        return torch.where((x_t == self.mask_id)[..., None], log_p, log_one_hot(x_t, log_p))
+        return _substituted(logits, x_t, self.mask_id, self.data_ids)
 
 
 class Mean(Parameterization):
-    """The distribution of x_0 at every token, clean ones too. Austin et al. 2021 (D3PM,
-    arXiv:2107.03006).
+    """The distribution of x_0 at every token, clean ones too.
 
-    Any token may have probability, the mask included, unless `subs_masking` restricts it to the
-    data tokens.
+    Austin et al. 2021 (D3PM, arXiv:2107.03006). Any token may have probability, the mask included,
+    unless `subs_masking` restricts it to the data tokens.
     """
 
     def __init__(
@@ -85,8 +83,7 @@ class Mean(Parameterization):
 
 
 class Score(Parameterization):
-    """The network gives the concrete score itself, log s_y = logits - log(e^sigma - 1) - log(k -
-    1).
+    """The network gives the score itself: log s_y = logits - log(e^sigma - 1) - log(k - 1).
 
     Lou et al. 2024 (SEDD, arXiv:2310.16834), "scale by sigma". At a mask the true score is p(x_0 =
     y) / (e^sigma - 1); a network's need not sum to that, so `log_x0` normalises it over the data
@@ -102,8 +99,7 @@ class Score(Parameterization):
     def log_x0(
         self, logits: Float[Tensor, "b l k"], x_t: Int[Tensor, "b l"], sigma: Float[Tensor, "b #l"]
     ) -> Float[Tensor, "b l k"]:
-        log_p = _over_data(logits, self.data_ids)
-        return torch.where((x_t == self.mask_id)[..., None], log_p, log_one_hot(x_t, log_p))
+        return _substituted(logits, x_t, self.mask_id, self.data_ids)
 
     def log_score(
         self,
@@ -112,10 +108,20 @@ class Score(Parameterization):
         sigma: Float[Tensor, "b #l"],
         process: Process,
     ) -> Float[Tensor, "b l k"]:
-        log_s = (
-            logits - log_expm1(sigma)[..., None].to(logits.dtype) - math.log(logits.shape[-1] - 1)
-        )
+        log_odds = log_expm1(sigma)[..., None].to(logits.dtype)
+        log_s = logits - log_odds - math.log(logits.shape[-1] - 1)
         return log_s.scatter(-1, x_t[..., None], 0.0)
+
+
+def _substituted(
+    logits: Float[Tensor, "b l k"],
+    x_t: Int[Tensor, "b l"],
+    mask_id: int,
+    data_ids: tuple[int, ...],
+) -> Float[Tensor, "b l k"]:
+    """A distribution over the data at masks, certainty of x_t elsewhere."""
+    log_p = _over_data(logits, data_ids)
+    return torch.where((x_t == mask_id)[..., None], log_p, log_one_hot(x_t, log_p))
 
 
 def _over_data(

@@ -73,11 +73,11 @@ class Process(abc.ABC):
 
 
 class Absorbing(Process):
-    """Masking: a data token is replaced by the mask with probability 1 - alpha(t). Sahoo et al.
-    2024, eq. 5.
+    """Masking: a data token is replaced by the mask with probability 1 - alpha(t).
 
-    `data_ids` are the tokens that diffuse, by default all but the mask. The others (N, padding,
-    special tokens) are never masked, so that nothing is learnt or drawn there.
+    Sahoo et al. 2024 (arXiv:2406.07524). `data_ids` are the tokens that diffuse, by default all
+    but the mask. The others (N, padding, special tokens) are never masked, so that nothing is
+    learnt or drawn there.
     """
 
     def __init__(
@@ -137,10 +137,9 @@ class Absorbing(Process):
         t: Float[Tensor, "b #l"],
         s: Float[Tensor, "b #l"],
     ) -> Float[Tensor, "b l k"]:
-        """A masked token stays masked with probability (1 - alpha_s) / (1 - alpha_t), or becomes
-        x_0; others stay.
+        """A mask stays with probability (1 - alpha_s) / (1 - alpha_t) or becomes x_0; others stay.
 
-        Sahoo et al. 2024, eq. 6. Where p(x_0) gives the mask itself a probability, that stays
+        Sahoo et al. 2024. Where p(x_0) gives the mask itself a probability, that stays
         masked too.
         """
         check_time(t)
@@ -157,10 +156,10 @@ class Absorbing(Process):
         log_p_x0: Float[Tensor, "b l k"],
         sigma: Float[Tensor, "b #l"],
     ) -> Float[Tensor, "b l k"]:
-        """At a mask p(x_0 = y | x_t) / (e^sigma - 1); at a clean token e^sigma - 1 for the mask
-        and 0 for other tokens.
+        """At a mask the score is p(x_0 = y | x_t) / (e^sigma - 1), that of the mask itself 1.
 
-        Ou et al. 2024 (RADD, arXiv:2406.03736), theorem 1. The score of x_t itself is 1.
+        Ou et al. 2024 (RADD, arXiv:2406.03736). At a clean token it is 1 for itself, e^sigma - 1
+        for the mask and 0 for others.
         """
         check_time(sigma)
         log_odds = log_expm1(sigma)[..., None]  # (b, #l, 1): log of (1 - alpha) / alpha

@@ -37,13 +37,12 @@ class Sampler(abc.ABC):
 
 @dataclass(frozen=True)
 class Ancestral(Sampler):
-    """Steps through the transitions p(x_s | x_t) on an even grid from t=1 to `t_end`. Sahoo et al.
-    2024, section 3.3.
+    """Steps through the transitions p(x_s | x_t) on an even grid from t=1 to `t_end`.
 
-    `final` says what becomes of masks left at t_end (none with t_end=0 and alpha(0)=1): "draw"
-    draws them from p(x_0 | x_t); "none" leaves them; "argmax" takes the most probable x_0 at every
-    position, which is greedy and distorts the samples, but is MDLM's noise removal (with
-    t_end=1e-5).
+    Sahoo et al. 2024 (arXiv:2406.07524). `final` says what becomes of masks left at t_end (none
+    with t_end=0 and alpha(0)=1): "draw" draws them from p(x_0 | x_t); "none" leaves them; "argmax"
+    takes the most probable x_0 at every position, which is greedy and distorts the samples, but is
+    MDLM's noise removal (with t_end=1e-5).
     """
 
     steps: int
@@ -96,8 +95,7 @@ class Ancestral(Sampler):
 
 @dataclass(frozen=True)
 class Analytic(Sampler):
-    """Steps by the concrete score (`Tweedie`), then draws what is left. Lou et al. 2024 (SEDD),
-    algorithm 2.
+    """Steps by the concrete score (`Tweedie`), then draws what is left. Lou et al. 2024 (SEDD).
 
     For a denoiser that is not a score network this is `Ancestral`. It stops at t_end > 0, as
     published, and its first step needs a finite sigma(1).
@@ -136,7 +134,7 @@ class Analytic(Sampler):
 class FirstHitting(Sampler):
     """Reveals one token a row and call, at the exact times at which the reverse process would.
 
-    Zheng et al. 2024 (arXiv:2409.02908), algorithm 1: exact in law, no grid. With n masks left at
+    Zheng et al. 2024 (arXiv:2409.02908): exact in law, no grid. With n masks left at
     mask rate m the next is revealed at mask rate m u^(1/n), and is any of them. Whole batches; a
     row leaves when it has no mask left, so the number of calls is the largest number of masks in a
     row.

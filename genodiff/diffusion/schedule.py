@@ -50,8 +50,7 @@ class NoiseSchedule(abc.ABC):
         return -self.dalpha(t) / self.alpha(t)
 
     def nelbo_weight(self, t: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:
-        """Weight of the masked cross-entropy in the continuous-time NELBO, -alpha'(t) / (1 -
-        alpha(t)), in 1/time.
+        """Weight of the masked cross-entropy in the NELBO, -alpha'(t) / (1 - alpha(t)), in 1/time.
 
         Sahoo et al. 2024 (arXiv:2406.07524), eq. 10. Diverges at t=0 where alpha(0)=1; callers
         draw t in (0, 1].
@@ -88,7 +87,7 @@ class LogLinear(NoiseSchedule):
 
 @dataclass(frozen=True)
 class Cosine(NoiseSchedule):
-    """alpha(t) = eps + (1 - eps) cos(pi t / 2). Sahoo et al. 2024, appendix."""
+    """alpha(t) = eps + (1 - eps) cos(pi t / 2). Sahoo et al. 2024."""
 
     eps: float = 1e-3
 
@@ -111,7 +110,7 @@ class Cosine(NoiseSchedule):
 
 @dataclass(frozen=True)
 class CosineSquared(NoiseSchedule):
-    """alpha(t) = eps + (1 - eps) cos^2(pi t / 2). Sahoo et al. 2024, appendix."""
+    """alpha(t) = eps + (1 - eps) cos^2(pi t / 2). Sahoo et al. 2024."""
 
     eps: float = 1e-3
 
@@ -136,11 +135,10 @@ class CosineSquared(NoiseSchedule):
 
 @dataclass(frozen=True)
 class Polynomial(NoiseSchedule):
-    """alpha(t) = 1 - (1 - eps) t^power. Shi et al. 2024 (MD4, arXiv:2406.04329); power=1 is
-    `LogLinear`.
+    """alpha(t) = 1 - (1 - eps) t^power.
 
-    eps=0 makes the NELBO an exact bound; a network that is told the time needs eps > 0, as
-    sigma(1) is infinite else.
+    Shi et al. 2024 (MD4, arXiv:2406.04329); power=1 is `LogLinear`. eps=0 makes the NELBO an exact
+    bound; a network that is told the time needs eps > 0, as sigma(1) is infinite else.
     """
 
     power: float
@@ -194,7 +192,7 @@ class SigmaSchedule(NoiseSchedule):
 
 @dataclass(frozen=True)
 class Linear(SigmaSchedule):
-    """sigma(t) = sigma_min + t (sigma_max - sigma_min). Sahoo et al. 2024, appendix.
+    """sigma(t) = sigma_min + t (sigma_max - sigma_min). Sahoo et al. 2024.
 
     sigma_min > 0 leaves 1 - exp(-sigma_min) of the tokens masked at t=0.
     """

@@ -121,8 +121,7 @@ class ImportanceTimes(Times):
 def uniforms(
     rows: int, stratified: bool, *, generator: Generator | None, device: torch.device | None = None
 ) -> Float[Tensor, "rows 1"]:
-    """Uniform numbers in (0, 1], float64: independent, or one in each of `rows` strata in random
-    order.
+    """Uniform numbers in (0, 1], float64: independent, or one a stratum in random order.
 
     The random order makes every row's number uniform on its own. Without it a fixed row would
     always meet the same stratum, and the estimate for a fixed batch would be biased.

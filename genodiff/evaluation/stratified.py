@@ -93,7 +93,7 @@ def fit_variance(
     def per_sequence(values: Float[ndarray, " e"]) -> Float[ndarray, " s"]:
         return np.bincount(index, values[repeated])
 
-    def centred(values: Float[ndarray, " e"]) -> Float[ndarray, " e"]:
+    def centred(values: Float[ndarray, " e"]) -> Float[ndarray, " r"]:
         return values[repeated] - (per_sequence(values) / n_evaluations)[index]
 
     shapes = np.stack([per_sequence(positions), per_sequence(interaction)])
@@ -131,7 +131,7 @@ def _gamma_fit(
         return coefficients
     coefficients[possible] = squares.sum() / shapes[possible].sum(1)
     smallest = 1e-9 * squares.mean()
-    for _ in range(100):
+    for _ in range(50):
         fit = np.maximum(coefficients @ shapes, smallest)
         ratio = (shapes * freedom / fit**2 * squares).sum(1) / (shapes * freedom / fit).sum(1)
         coefficients = coefficients * np.sqrt(np.where(possible, ratio, 0))

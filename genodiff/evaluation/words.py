@@ -26,9 +26,10 @@ def words(
     letters = codes.astype(np.int32)
     word, ends = np.zeros_like(letters), np.ones(len(letters), bool)
     for back in range(longest):
+        earlier = letters[: max(len(letters) - back, 0)]
         ends[:back] = False
-        ends[back:] &= codes[: len(codes) - back] >= 0
-        word[back:] += letters[: len(codes) - back] * n_letters**back
+        ends[back:] &= earlier >= 0
+        word[back:] += earlier * n_letters**back
         yield ends.copy(), word[ends]
 
 

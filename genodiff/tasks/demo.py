@@ -28,24 +28,22 @@ from genodiff import __version__
 from genodiff.data import SequenceData, SyntheticGenome
 from genodiff.diffusion import Ancestral
 from genodiff.errors import UserError
-from genodiff.evaluation import (
+from genodiff.evaluation import Likelihood, divergence, kmer_spectrum, nelbo, noise_floor
+from genodiff.evaluation.figures import (
     Curve,
     Estimate,
+    likelihood_figure,
+    loss_figure,
+    spectrum_figure,
+)
+from genodiff.evaluation.report import (
     Fact,
     Facts,
     InfilledStretch,
-    Likelihood,
     Paragraph,
     Report,
     Section,
     SequencePreview,
-    divergence,
-    kmer_spectrum,
-    likelihood_figure,
-    loss_figure,
-    nelbo,
-    noise_floor,
-    spectrum_figure,
 )
 from genodiff.files import claim_folder, write_text
 from genodiff.tasks.build import Node, select_device

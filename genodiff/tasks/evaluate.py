@@ -75,7 +75,7 @@ def main(
         samples_per_sequence=samples_per_sequence,
         seed=seed,
         device=chosen,
-        clusters=sequences.cluster_ids(split, max_sequences=max_sequences),
+        clusters=sequences.cluster_ids(split, max_sequences=max_sequences).tolist(),
     )
     report = {
         **likelihood.summary(),
@@ -103,7 +103,7 @@ def markov_baselines(data: SequenceData, split: Split, max_sequences: int | None
     )
     result = model.nats(
         _windows(data, split, max_sequences),
-        clusters=data.cluster_ids(split, max_sequences=max_sequences),
+        clusters=data.cluster_ids(split, max_sequences=max_sequences).tolist(),
     )
     table: dict[str, Any] = {"uniform": {"nats_per_token": math.log(letters), "perplexity": letters}}
     for order, nats in enumerate(result.nats_per_token):

@@ -53,7 +53,9 @@ def test_ambiguity_codes_become_n_and_are_reported_once(
 
 @pytest.mark.parametrize("letter", ["E", "e", "U", "-", "*", " ", "1", "."])
 def test_other_letters_are_named_with_record_and_position(letter: str) -> None:
-    with pytest.raises(UserError, match=rf"record 'b' has '[{letter}]' at base 5 \(counted from 1"):
+    with pytest.raises(
+        UserError, match=rf"record 'b' has '[{letter}]' at base 5 \(counted from 1"
+    ):
         encode(f">a\nACG\n>b\nAC\nGT{letter}A\n")
 
 

@@ -229,7 +229,9 @@ def test_a_fai_of_another_state_is_refused(
 ) -> None:
     pyfaidx.Faidx(str(fasta)).close()
     write_fasta(fasta, changed, line_bases=61)
-    with pytest.raises(UserError, match=r"toy\.fa\.fai does not describe .* changed after indexing"):
+    with pytest.raises(
+        UserError, match=r"toy\.fa\.fai does not describe .* changed after indexing"
+    ):
         Genome(fasta, cache_dir=cache)
 
 
@@ -267,7 +269,8 @@ def test_a_file_that_grows_while_it_is_read_is_refused(
 def test_a_killed_build_leaves_nothing_that_is_used(
     fatal_rename: int, fasta: Path, cache: Path
 ) -> None:
-    # The codes are renamed first and the index last; the process dies just before one of them. Only
+    # The codes are renamed first and the index last; the process dies just before one of them.
+    # Only
     # the modules needed are loaded, under their own names, so that this does not wait for torch.
     script = f"""
         import os, signal, sys, types

@@ -22,10 +22,10 @@ def test_permute_reaches_far_without_a_table() -> None:
     assert np.array_equal(once[1:], permute(index[1:], n, 7))
 
 
-@pytest.mark.parametrize("n", [3, 5])
+@pytest.mark.parametrize("n", [3, 4])
 def test_permutations_of_few_are_uniform(n: int) -> None:
-    # Chi-squared over all n! orders, 1,200 keys; false-alarm rate 1e-4 each.
-    orders = [tuple(permute(np.arange(n), n, 1, key).tolist()) for key in range(1200)]
+    # Chi-squared over all n! orders, 800 keys; false-alarm rate 1e-4 each.
+    orders = [tuple(permute(np.arange(n), n, 1, key).tolist()) for key in range(800)]
     _, counts = np.unique(orders, axis=0, return_counts=True)
     assert len(counts) == np.prod(np.arange(1, n + 1))
     assert stats.chisquare(counts).pvalue > 1e-4

@@ -81,9 +81,13 @@ def test_windows_of_nothing_but_n_are_left_out_whatever_the_fraction(genome: Gen
 
 
 def test_a_split_without_windows_is_refused(genome: Genome) -> None:
-    with pytest.raises(UserError, match=r"length=101 is longer than any of the 2 train .* 100 bas"):
+    with pytest.raises(
+        UserError, match=r"length=101 is longer than any of the 2 train .* 100 bas"
+    ):
         InsideRows(genome, [row("chr1", 0, 100), row("chr1", 0, 5)], 101)
-    with pytest.raises(UserError, match=r"each of the 4 train windows has more than 5 N in 10 bas"):
+    with pytest.raises(
+        UserError, match=r"each of the 4 train windows has more than 5 N in 10 bas"
+    ):
         InsideRows(genome, [row("gap", 0, 40)], 10)
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,8 +25,9 @@ def genome(tmp_path: Path) -> Genome:
     return Genome(write_fasta(tmp_path / "toy.fa", SEQUENCES, 61), cache_dir=tmp_path)
 
 
-def make(genome: Genome, tokenizer: DnaTokenizer = DnaTokenizer(), **options) -> GenomeWindows:
-    return GenomeWindows(genome, InsideRows(genome, ROWS, 64), tokenizer, **options)
+def make(genome: Genome, *, predict_n: bool = False, **options: Any) -> GenomeWindows:
+    tiling = InsideRows(genome, ROWS, 64)
+    return GenomeWindows(genome, tiling, DnaTokenizer(predict_n=predict_n), **options)
 
 
 def all_keys(windows: GenomeWindows, epochs: int = 1) -> list[tuple[int, int]]:
@@ -100,7 +102,7 @@ def test_weights_are_zero_at_n_and_soft_mask_weight_at_lower_case(genome: Genome
     for column, predict_n in enumerate((False, True)):
         if predict_n:
             expected |= {"N": (0, 1), "n": (0, 0.25)}
-        windows = make(genome, DnaTokenizer(predict_n=predict_n), soft_mask_weight=0.25)
+        windows = make(genome, predict_n=predict_n, soft_mask_weight=0.25)
         batch = windows.collate(windows.__getitems__(all_keys(windows)))
         assert batch.tokens.dtype == torch.int64
         assert batch.weights.dtype == torch.float32
@@ -149,7 +151,7 @@ def test_indices_outside_are_refused(genome: Genome) -> None:
         ({"jitter_bp": -1}, "jitter=-1 is no number of bases"),
         ({"soft_mask_weight": -0.5}, r"soft_mask_weight=-0\.5 is a share"),
         ({"soft_mask_weight": float("nan")}, "soft_mask_weight=nan is a share"),
-        ({"n_as_padding": True, "tokenizer": DnaTokenizer(predict_n=True)}, "predict_n=true"),
+        ({"n_as_padding": True, "predict_n": True}, "predict_n=true"),
     ],
 )
 def test_bad_options_are_refused(genome: Genome, options: dict, message: str) -> None:

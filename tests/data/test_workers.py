@@ -1,4 +1,5 @@
-"""The readers of the field hand out wrong DNA when worker processes share one open file. Ours may not."""
+"""The readers of the field hand out wrong DNA when worker processes share one open file. Ours may
+not."""
 
 from itertools import islice
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from genodiff.data import TrainBatches, fasta_data
+from genodiff.data import GenomeWindows, TrainBatches, fasta_data
 from tests.data.toys import COMPLEMENT, ID_OF, random_sequence, write_bed, write_fasta
 
 LENGTH, BATCH = 64, 250
@@ -23,7 +24,9 @@ def test_no_window_of_100_000_is_wrong_under_four_workers(
     start_method: Literal["fork", "spawn"], n_windows: int, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(3)
-    sequences = {f"chr{i}": random_sequence(int(n), rng) for i, n in enumerate((70_001, 7, 40_003))}
+    sequences = {
+        f"chr{i}": random_sequence(int(n), rng) for i, n in enumerate((70_001, 7, 40_003))
+    }
     fasta = write_fasta(tmp_path / "toy.fa", sequences, line_bases=61)
     bed = write_bed(
         tmp_path / "toy.bed", [("chr2", 0, 40_003, "train"), ("chr0", 1, 70_001, "train")]
@@ -38,6 +41,7 @@ def test_no_window_of_100_000_is_wrong_under_four_workers(
         cache_dir=tmp_path,
     )
     windows = data.dataset("train")
+    assert isinstance(windows, GenomeWindows)
     strands = {name: oracle_arrays(sequence) for name, sequence in sequences.items()}
     batches = TrainBatches(len(windows), BATCH, 0, 0, 0, 1)
     n_batches = n_windows // BATCH

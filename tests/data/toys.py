@@ -1,6 +1,6 @@
 """Small genomes for the tests of the data layer, written in the awkward ways that FASTA allows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ def write_fasta(
     return path
 
 
-def write_bed(path: Path, rows: list[tuple[str, int, int, str]]) -> Path:
+def write_bed(path: Path, rows: Sequence[tuple[str, int, int, str]]) -> Path:
     path.write_text("".join("\t".join(map(str, row)) + "\n" for row in rows))
     return path
 

@@ -176,3 +176,11 @@ def test_counting_counts_calls_and_rows(world: World) -> None:
     counting.log_transition(X_T[:1], T[:1], T[:1] / 2)
     counting.log_score(X_T, T)
     assert (counting.calls, counting.row_evaluations) == (3, 5)
+
+
+def test_transitions_follow_the_device_of_the_tokens(world: World) -> None:
+    # The meta device computes shapes alone, and refuses to meet a tensor of another device.
+    denoiser = world.denoiser(LogLinear()).to("meta")
+    x_t, t = X_T.to("meta"), T.to("meta")
+    for each in (denoiser, Tweedie(denoiser), Rescheduled(denoiser, PROCESS)):
+        assert each.log_transition(x_t, t, t / 2).device.type == "meta"

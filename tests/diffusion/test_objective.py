@@ -320,3 +320,12 @@ def test_mean_nats_weighs_tokens_and_survives_a_batch_of_nothing() -> None:
     weights = torch.tensor([[1.0, 0.0], [0.1, 0.1]])
     assert float(mean_nats(nats, weights)) == pytest.approx(1.7 / 1.2)
     assert float(mean_nats(nats, torch.zeros(2, 2))) == 0.0
+
+
+@every_objective
+def test_new_tensors_follow_the_device_of_the_tokens(objective: Objective, world: World) -> None:
+    # The meta device computes shapes alone, and refuses to meet a tensor of another device.
+    model = world.denoiser(LogLinear()).to("meta")
+    nats = objective(model, world.sequences.to("meta"), generator=None)
+    assert nats.device.type == "meta"
+    assert mean_nats(nats, torch.ones(27, LENGTH, device="meta")).device.type == "meta"
