@@ -31,11 +31,12 @@ CASES = ("forward", "forward+backward")
 
 
 class Variant(NamedTuple):
-    """A function of the leaves, timed under a name."""
+    """A function of the leaves, timed under a name, and the gradient of its output."""
 
     name: str
     run: Callable[[], Tensor]
     leaves: list[Tensor]
+    dout: Tensor
 
 
 def main() -> None:
@@ -101,15 +102,16 @@ def scan_variants(shape: tuple[int, int, int], denormal: bool) -> list[Variant]:
     if denormal:
         tensors["u"][:, 1:] = 0
     leaves = [tensor.requires_grad_() for tensor in tensors.values()]
+    dout = torch.randn(b, l, d)
 
     def scan(implementation: Any) -> Callable[[], Tensor]:
         return lambda: selective_scan(*leaves, implementation=implementation)
 
-    variants = [Variant(name, scan(name), leaves) for name in ("native", "chunked")]
+    variants = [Variant(name, scan(name), leaves, dout) for name in ("native", "chunked")]
     if denormal:
         return variants
-    published = Variant("published", lambda: published_scan(*leaves), leaves)
-    return [*variants, Variant("reference", scan("reference"), leaves), published]
+    published = Variant("published", lambda: published_scan(*leaves), leaves, dout)
+    return [*variants, Variant("reference", scan("reference"), leaves, dout), published]
 
 
 def published_scan(
@@ -127,13 +129,13 @@ def published_scan(
     Channel-first in memory, as it is. Steps are unbound where it indexes them, which makes its
     backward pass quadratic in length.
     """
-    u, delta, z = u.mT.contiguous(), delta.mT.contiguous(), z.mT.contiguous()
+    u, delta, B, C, z = (x.mT.contiguous() for x in (u, delta, B, C, z))
     dt = F.softplus(delta + delta_bias.unsqueeze(1))
     decays = torch.exp(torch.einsum("bdl,dn->bdln", dt, A))
-    inputs = torch.einsum("bdl,bnl,bdl->bdln", dt, B.mT, u)
+    inputs = torch.einsum("bdl,bnl,bdl->bdln", dt, B, u)
     h = torch.zeros_like(inputs[:, :, 0])
     outputs = []
-    for decay, dtu_B, C_t in zip(decays.unbind(2), inputs.unbind(2), C.unbind(1), strict=True):
+    for decay, dtu_B, C_t in zip(decays.unbind(2), inputs.unbind(2), C.unbind(2), strict=True):
         h = decay * h + dtu_B
         outputs.append(torch.einsum("bdn,bn->bd", h, C_t))
     y = torch.stack(outputs, dim=2) + u * D.unsqueeze(1)
@@ -147,6 +149,7 @@ def conv_variants(shape: tuple[int, int, int]) -> list[Variant]:
     x, weight, bias = torch.randn(shape).requires_grad_(), module.weight, module.bias
     assert bias is not None
     leaves = [x, weight, bias]
+    dout = torch.randn(shape)
 
     def convolve(implementation: Any) -> Callable[[], Tensor]:
         return lambda: causal_conv1d(x, weight.squeeze(1), bias, implementation=implementation)
@@ -155,8 +158,8 @@ def conv_variants(shape: tuple[int, int, int]) -> list[Variant]:
         return F.silu(module(x.transpose(1, 2))[..., :length]).transpose(1, 2)
 
     names = ("native", "chunked", "reference")
-    variants = [Variant(name, convolve(name), leaves) for name in names]
-    return [*variants, Variant("nn.Conv1d", torch_module, leaves)]
+    variants = [Variant(name, convolve(name), leaves, dout) for name in names]
+    return [*variants, Variant("nn.Conv1d", torch_module, leaves, dout)]
 
 
 def time_variants(
@@ -187,7 +190,7 @@ def time_once(variant: Variant, case: str, clock: Callable[[], float]) -> float:
             variant.run()
             return clock() - start
     start = clock()
-    variant.run().sum().backward()
+    variant.run().backward(variant.dout)
     return clock() - start
 
 

@@ -48,12 +48,13 @@ usage: genodiff <task> [key=value ...]
 {rows}
 
 `genodiff <task> --help` explains the task's keys. Everywhere: seed=, device=auto|cpu|cuda, out=,
-overwrite=true. Relative paths are relative to where you are; BED coordinates are 0-based, half-open.
+overwrite=true. Relative paths are relative to where you are; BED is 0-based, half-open.
 First steps: genodiff demo out=demo"""
 
 
 def task_help(task: str) -> str:
-    """The docstring of a task's module, read without importing it (torch takes seconds to load)."""
+    """The docstring of a task's module, read without importing it (torch takes seconds to
+    load)."""
     source = Path(__file__).with_name("tasks") / f"{task}.py"
     return ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or ""
 

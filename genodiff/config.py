@@ -4,7 +4,8 @@ from pathlib import Path
 
 
 def config_dir() -> Path:
-    """Absolute path of the folder of Hydra configs; the installed copy wins over the checkout's."""
+    """Absolute path of the folder of Hydra configs; the installed copy wins over the
+    checkout's."""
     package = Path(__file__).resolve().parent
     for candidate in (package / "configs", package.parent / "configs"):
         if candidate.is_dir():

@@ -1,4 +1,5 @@
-"""Packaging check, run by `make package`: wheel -> fresh environment -> a task from a foreign directory."""
+"""Packaging check, run by `make package`: wheel -> fresh environment -> a task from a foreign
+directory."""
 
 import subprocess
 import sys
@@ -11,7 +12,14 @@ CHECKS = (
     ["genodiff", "--version"],
     ["genodiff", "--help"],
     [
-        *("genodiff", "train", "data=synthetic", "data.train_records=2", "data.record_length=1024", "data.length=64"),
+        *(
+            "genodiff",
+            "train",
+            "data=synthetic",
+            "data.train_records=2",
+            "data.record_length=1024",
+            "data.length=64",
+        ),
         *("backbone.d_model=16", "backbone.n_layers=1", "trainer.max_steps=4", "device=cpu"),
         *("trainer.validate_sequences=8", "out=run"),
     ],
@@ -26,7 +34,8 @@ def main() -> None:
         run([sys.executable, "-m", "build", "--wheel", "--outdir", str(work), str(ROOT)], ROOT)
         (wheel,) = work.glob("*.whl")
         print(f"built {wheel.name}", flush=True)
-        # The dependencies come from this environment (gigabytes otherwise); the package itself must not.
+        # The dependencies come from this environment (gigabytes otherwise); the package itself
+        # must not.
         venv.create(work / "env", with_pip=True, system_site_packages=False)
         site = next((work / "env").glob("lib/python*/site-packages"))
         own = next(Path(p) for p in sys.path if p.endswith("site-packages"))

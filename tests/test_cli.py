@@ -1,4 +1,5 @@
-"""The `genodiff` command as a person meets it: help, version, unknown words. Run in a process of its own."""
+"""The `genodiff` command as a person meets it: help, version, unknown words. Run in a process of
+its own."""
 
 import subprocess
 import sys

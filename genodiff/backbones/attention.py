@@ -39,9 +39,8 @@ class SelfAttention(nn.Module):
         x: Float[Tensor, "b l d"],
         rotation: tuple[Float[Tensor, "l half"], Float[Tensor, "l half"]],
     ) -> Float[Tensor, "b l d"]:
-        q, k, v = (
-            self.qkv(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
-        )  # (b, h, l, d_head)
+        qkv = self.qkv(x).unflatten(-1, (3, self.n_heads, -1))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (b, h, l, d_head) each
         q, k = rotate(q, rotation), rotate(k, rotation)
         heads = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         return self.out(heads.transpose(1, 2).flatten(2))

@@ -4,7 +4,6 @@ Peebles & Xie 2023 (arXiv:2212.09748), section 3.2, as in the DiT of MDLM (Sahoo
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,14 +27,6 @@ class TimeEmbedding(nn.Module):
         angles = sigma.unsqueeze(-1) * torch.exp(-math.log(_LONGEST_PERIOD) * steps)
         features = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
-
-
-class Adaptation(NamedTuple):
-    """Adaptive layer norm makes a sub-layer f gate * f(norm(x) * (1 + scale) + shift)."""
-
-    shift: Tensor  # each (b, #l, d)
-    scale: Tensor
-    gate: Tensor
 
 
 class Modulation(nn.Module):

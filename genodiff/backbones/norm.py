@@ -33,8 +33,8 @@ class _RMSNorm(torch.autograd.Function):
         return (x * r).mul_(weight)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, g):
+    @once_differentiable  # its type hides the names of the parameters:
+    def backward(ctx: Any, g: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, r, weight = ctx.saved_tensors
         gx = (g * x).reshape(-1, x.shape[-1])  # (rows, d)
         d_weight = r.view(-1) @ gx

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 
 from genodiff.backbones.attention import SelfAttention, rotation_table
 from genodiff.backbones.base import Backbone, refuse_condition, refuse_sigma, require_positive
-from genodiff.backbones.conditioning import Adaptation, Modulation, TimeEmbedding, modulate
+from genodiff.backbones.conditioning import Modulation, TimeEmbedding, modulate
 from genodiff.errors import UserError
 
 _MLP_RATIO = 4
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)); adapted to the condition if there is one."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    With a condition each sub-layer f(norm(x)) is gate * f(norm(x) * (1 + scale) + shift).
+    """
 
     def __init__(
         self, d_model: int, n_heads: int, cond_dim: int | None, dropout: float, *, causal: bool
@@ -46,12 +49,11 @@ class TransformerBlock(nn.Module):
         if self.modulation is None or c is None:
             x = x + self.dropout(self.attention(self.attention_norm(x), rotation))
             return x + self.dropout(self.mlp(self.mlp_norm(x)))
-        parts = self.modulation(c)
-        attention, mlp = Adaptation(*parts[:3]), Adaptation(*parts[3:])
-        y = modulate(self.attention_norm(x), attention.shift, attention.scale)
-        x = x + attention.gate * self.dropout(self.attention(y, rotation))
-        y = modulate(self.mlp_norm(x), mlp.shift, mlp.scale)
-        return x + mlp.gate * self.dropout(self.mlp(y))
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(c)
+        y = modulate(self.attention_norm(x), shift, scale)
+        x = x + gate * self.dropout(self.attention(y, rotation))
+        y = modulate(self.mlp_norm(x), mlp_shift, mlp_scale)
+        return x + mlp_gate * self.dropout(self.mlp(y))
 
 
 class Transformer(Backbone):

@@ -33,10 +33,17 @@ from torch import Tensor
 
 from genodiff.batch import TokenBatch
 from genodiff.diffusion import Absorbing, AntitheticTimes, Denoiser, NoiseSchedule
+from genodiff.diffusion.process import absorbing
 from genodiff.errors import UserError
 from genodiff.evaluation.borrowed import borrowed
 from genodiff.evaluation.stratified import deal, fit_variance, source
-from genodiff.evaluation.uncertainty import bits, perplexity, ratio_standard_error, student_975
+from genodiff.evaluation.uncertainty import (
+    bits,
+    n_clusters,
+    perplexity,
+    ratio_standard_error,
+    student_975,
+)
 
 Estimator = Literal["exactly_k", "paper"]
 
@@ -116,14 +123,7 @@ def nelbo(
         UserError: nothing to evaluate, an argument out of its range, or a network that gives no
             finite number.
     """
-    process = denoiser.process
-    if not isinstance(process, Absorbing):
-        raise UserError(
-            f"{type(process).__name__} is not the absorbing process, and this likelihood is of "
-            "masks; evaluate a model trained with Absorbing."
-        )
-    if estimator not in _DESIGNS:
-        raise UserError(f"estimator={estimator} is unknown; use {' or '.join(_DESIGNS)}.")
+    process = absorbing(denoiser.process, "nelbo")
     if samples_per_sequence < 1:
         raise UserError(f"samples_per_sequence={samples_per_sequence} is below 1; use 1 or more.")
     if repeats < 1:
@@ -132,6 +132,7 @@ def nelbo(
         raise UserError(f"seed={seed} is negative; use 0 or more.")
     sequences, batch_size = _read(batches, process, weighted)
     tokens = np.array([sequence.weights.sum(dtype=np.float64) for sequence in sequences])
+    n_clusters(tokens, clusters)  # wrong labels are refused now, not after the evaluation
     scored = np.flatnonzero(tokens > 0)
     if not len(scored):
         raise UserError(
@@ -175,7 +176,7 @@ def nelbo(
     counted = plan.round < samples_per_sequence
     sequence_nats = np.bincount(owner[counted], nats[counted], len(tokens)) / samples_per_sequence
     mean = sequence_nats.sum() / tokens.sum()
-    error, freedom = _monte_carlo_error(sequences, owner, nats, levels, counted)
+    error, freedom = _monte_carlo_error(sequences, tokens, owner, nats, levels, counted)
     error /= samples_per_sequence * tokens.sum()
     low, high = mean - student_975(freedom) * error, mean + student_975(freedom) * error
     data_error = ratio_standard_error(sequence_nats, tokens, clusters)
@@ -318,18 +319,18 @@ def _masked_nats(
 
 def _monte_carlo_error(
     sequences: Sequence[_Sequence],
+    tokens: Float[ndarray, " n"],
     owner: Int[ndarray, " e"],
     nats: Float[ndarray, " e"],
     levels: _Levels,
     counted: Bool[ndarray, " e"],
 ) -> tuple[float, int]:
     """Standard error of the sum of the counted nats, with its degrees of freedom."""
-    weights = [sequence.weights.astype(np.float64) for sequence in sequences]
-    tokens = np.array([weight.sum() for weight in weights])[owner]
-    squares = np.array([(weight**2).sum() for weight in weights])[owner]
-    # of weight * sum over a random share of the tokens, per token
-    positions = levels.weight**2 * levels.share * (1 - levels.share) * squares / tokens**2
+    squares = [np.square(sequence.weights, dtype=np.float64).sum() for sequence in sequences]
+    # of weight * (sum over a random share of the tokens), per token
+    positions = levels.weight**2 * levels.share * (1 - levels.share)
+    positions = positions * np.array(squares)[owner] / tokens[owner] ** 2
     interaction = (levels.weight * levels.share) ** 2
-    fit = fit_variance(owner, nats / tokens, levels.share, positions, interaction)
-    variance = tokens**2 * (fit.positions * positions + fit.interaction * interaction)
-    return float(np.sqrt(variance[counted].sum())), fit.degrees_of_freedom
+    fit = fit_variance(owner, nats / tokens[owner], levels.share, positions, interaction)
+    variance = fit.positions * positions + fit.interaction * interaction
+    return float(np.sqrt((variance * tokens[owner] ** 2)[counted].sum())), fit.degrees_of_freedom

@@ -336,7 +336,7 @@ figure { margin: 0 0 1.5rem; }
   display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 1.75rem; align-items: center;
 }
 .drawing > :only-child { grid-column: 1 / -1; }
-.drawing svg { display: block; width: 100%; height: auto; max-height: 25rem; }
+.drawing svg { display: block; width: 100%; height: auto; max-height: 30rem; }
 .drawing svg text { font-family: var(--sans) !important; }
 figcaption { margin-top: .6rem; max-width: 46rem; }
 table { border-collapse: collapse; font-size: .83rem; font-variant-numeric: tabular-nums; }

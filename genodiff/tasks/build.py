@@ -1,8 +1,8 @@
 """From config nodes to built parts: the only place that knows which part learns what from another.
 
 A node with `_target_` names a public class or function of genodiff; its other keys are the
-arguments. What one part learns from another (vocab_size, mask_id, complement, ...) is not in the YAML:
-`build` passes it to whichever target declares such a parameter.
+arguments. What one part learns from another (vocab_size, mask_id, complement, ...) is not in the
+YAML: `build` passes it to whichever target declares such a parameter.
 """
 
 import inspect
@@ -29,7 +29,7 @@ def build(node: Node, *, where: str, **context: Any) -> Any:
     Args:
         node: has `_target_`, a dotted name inside genodiff, and the target's arguments.
         where: the node's place in the config, for messages.
-        context: values passed to any target that declares the parameter and whose node leaves it out.
+        context: passed to any target that declares the parameter and whose node leaves it out.
 
     Raises:
         UserError: unknown argument, wrong type, missing argument, or a target outside genodiff.
@@ -72,7 +72,8 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], wh
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """True if a YAML value may stand where `annotation` is asked; unknown annotations accept anything."""
+    """True if a YAML value may stand where `annotation` is asked; unknown annotations accept
+    anything."""
     if annotation in (inspect.Parameter.empty, Any):
         return True
     if annotation is None or annotation is types.NoneType:
@@ -118,7 +119,9 @@ def _resolve(node: Node, where: str) -> Callable[..., Any]:
     module, _, attribute = name.rpartition(".")
     # A config travels with a checkpoint: it may name our own parts and nothing else.
     if module.split(".")[0] != "genodiff":
-        raise UserError(f"{where}._target_={name} is outside genodiff; only its parts can be built.")
+        raise UserError(
+            f"{where}._target_={name} is outside genodiff; only its parts can be built."
+        )
     try:
         return getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""See the whole of it in a few minutes: draw a genome with a known law, train on it, measure, sample, infill.
+"""See it all in a few minutes: draw a genome, train, measure, sample, infill, report.
 
 usage: genodiff demo out=DIR [key=value ...]
 
@@ -10,9 +10,9 @@ keys:
   steps=              of training; the default takes about two minutes on two CPU cores
   seed= device=auto|cpu|cuda overwrite=true
 
-The genome is drawn from a hidden Markov model (motifs on either strand, with mutations, in a random
-background), so the probability of every window is known exactly. The report shows how near to it the
-model comes, and how far Markov models of the same training data stay.
+The genome is drawn from a hidden Markov model (motifs on either strand, with mutations, in a
+random background), so the probability of every window is known exactly. The report shows how near
+to it the model comes, and how far Markov models of the same training data stay.
 """
 
 import json
@@ -190,7 +190,9 @@ def training_config(fasta: Path, bed: Path, cache: Path, steps: int, seed: int) 
 
 def test_windows(data: SequenceData) -> np.ndarray:
     """The ids (n, l) of all test windows."""
-    return np.concatenate([batch.tokens.numpy() for batch in data.eval_loader("test")]).astype(np.uint8)
+    return np.concatenate([batch.tokens.numpy() for batch in data.eval_loader("test")]).astype(
+        np.uint8
+    )
 
 
 def infill(
@@ -199,7 +201,8 @@ def infill(
     """Masks the middle of the test window that is most ordered there, and writes it anew."""
     begin = (LENGTH - INFILLED) // 2
     end = begin + INFILLED
-    # The surprise of the middle alone: what the law says of a window less what it says of its flanks.
+    # The surprise of the middle alone: what the law says of a window less what it says of its
+    # flanks.
     candidates = windows[:256]
     surprise = law.log_likelihood(candidates[:, :begin]) - law.log_likelihood(candidates[:, :end])
     tokens = torch.from_numpy(candidates[int(surprise.argmin())].astype(np.int64))
@@ -211,7 +214,8 @@ def infill(
         written = Ancestral(INFILLED)(model.denoiser, x, frozen=frozen, generator=generator).cpu()
     text = model.tokenizer.decode(tokens)
     infills = [
-        (f"infill {i + 1}", model.tokenizer.decode(row[begin:end])) for i, row in enumerate(written)
+        (f"infill {i + 1}", model.tokenizer.decode(row[begin:end]))
+        for i, row in enumerate(written)
     ]
     return InfilledStretch(text[:begin], text[begin:end], text[end:], infills, start=begin)
 
@@ -219,7 +223,8 @@ def infill(
 def compare_spectra(
     drawn: Drawn, law: SyntheticGenome, model: Model, random: np.random.Generator
 ) -> dict[int, tuple[Any, Any, Any, Any]]:
-    """For k = 3 and 6: spectrum of the samples, of fresh draws of the law, divergence, its noise floor."""
+    """For k = 3 and 6: spectrum of the samples, of fresh draws of the law, divergence, its noise
+    floor."""
     ids = list(model.tokenizer.data_ids)
     reference = list(law.draw(4096, LENGTH, random))
     compared = {}
@@ -262,17 +267,25 @@ def report(
                         [
                             Fact("perplexity", f"{likelihood.perplexity:.3f}", _spell(likelihood)),
                             Fact("the truth", f"{truth['perplexity']:.3f}", "exact, same windows"),
-                            Fact("Markov, order 3", f"{third['perplexity']:.3f}", "same training data"),
+                            Fact(
+                                "Markov, order 3",
+                                f"{third['perplexity']:.3f}",
+                                "same training data",
+                            ),
                             Fact("uniform", "4.000", "knowing nothing"),
                         ]
                     ),
                     Paragraph(
-                        "The genome was drawn from a law with motifs on either strand, so the probability of every "
-                        "window is known. A model cannot be better than the truth; an upper bound of -log p, as masked "
-                        f"diffusion gives, lies above it. Here it lies {metrics['gap_nats']:.4f} nats a base above; "
+                        "The genome was drawn from a law with motifs on either strand, so the "
+                        "probability of every "
+                        "window is known. A model cannot be better than the truth; an upper bound "
+                        "of -log p, as masked "
+                        f"diffusion gives, lies above it. Here it lies {metrics['gap_nats']:.4f} "
+                        "nats a base above; "
                         "the best Markov model of order 3 or less "
                         f"{metrics['gap_nats_best_markov_of_order_3_or_less']:.4f}. "
-                        f"{likelihood.sequences:,} test windows of {LENGTH} bases, seed {metrics['seed']}. The entropy "
+                        f"{likelihood.sequences:,} test windows of {LENGTH} bases, seed "
+                        f"{metrics['seed']}. The entropy "
                         f"rate of the law is {truth['entropy_rate']:.4f} +- "
                         f"{truth['entropy_rate_standard_error']:.4f} nats a base (standard error)."
                     ),
@@ -287,7 +300,8 @@ def report(
                         _curve(rows, "valid"),
                         baselines=[Estimate("Markov, order 3", third["nats_per_token"])],
                         truth=Estimate("truth", truth["nats_per_base"]),
-                        caption=f"{data['train']['bases']:,} training bases, {metrics['parameters']:,} parameters.",
+                        caption=f"{data['train']['bases']:,} training bases, "
+                        f"{metrics['parameters']:,} parameters.",
                     )
                 ],
             ),
@@ -309,14 +323,16 @@ def report(
                 "An infilled stretch",
                 [
                     Paragraph(
-                        f"{INFILLED} bases of a test window were masked and written anew {INFILLS} times, given the "
-                        "bases on both sides. A motif that begins outside is continued; background is free."
+                        f"{INFILLED} bases of a test window were masked and written anew "
+                        f"{INFILLS} times, given the "
+                        "bases on both sides. A motif that begins outside is continued; "
+                        "background is free."
                     ),
                     stretch,
                 ],
             ),
         ],
-        subtitle="A masked-diffusion model of a synthetic genome, measured against the law that drew it",
+        subtitle="A masked-diffusion model of a synthetic genome, against the law that drew it",
         footer=f"genodiff {__version__}, seed {metrics['seed']}, {metrics['seconds']:.0f} seconds",
     )
 
@@ -334,7 +350,8 @@ def headline(metrics: Node) -> str:
 def _curve(rows: list[dict[str, Any]], split: str) -> Curve:
     chosen = [row for row in rows if row["split"] == split]
     return Curve(
-        np.array([row["step"] for row in chosen]), np.array([row["nats_per_token"] for row in chosen])
+        np.array([row["step"] for row in chosen]),
+        np.array([row["nats_per_token"] for row in chosen]),
     )
 
 
@@ -352,7 +369,8 @@ def _require_matplotlib() -> None:
         import matplotlib  # noqa: F401  # asked for now, not after the training
     except ImportError as error:
         raise UserError(
-            "matplotlib is not installed, and the report is drawn with it; run pip install 'genodiff[report]'."
+            "matplotlib is not installed, and the report is drawn with it; run pip install "
+            "'genodiff[report]'."
         ) from error
 
 

@@ -31,7 +31,8 @@ def draw_sequences(
     seed: int,
     batch_size: int = 16,
 ) -> Drawn:
-    """Draws `count` sequences of `length` tokens; batch i has its own generator, seeded by (seed, i)."""
+    """Draws `count` sequences of `length` tokens; batch i has its own generator, seeded by (seed,
+    i)."""
     counting = Counting(denoiser)
     # Without time conditioning a row whose tokens did not change need not be evaluated again.
     source = counting if denoiser.time_conditioning else Cached(counting)
@@ -44,9 +45,7 @@ def draw_sequences(
         prior = source.process.prior((rows, length), device=device, generator=generator)
         tokens = sampler(source, prior, generator=generator)
         sequences += [tokenizer.decode(row) for row in tokens.cpu()]
-    return Drawn(
-        sequences, counting.calls, counting.row_evaluations, time.monotonic() - began
-    )
+    return Drawn(sequences, counting.calls, counting.row_evaluations, time.monotonic() - began)
 
 
 def fasta_text(sequences: Sequence[str], provenance: str, name: str = "sample") -> str:

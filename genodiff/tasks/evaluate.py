@@ -1,4 +1,5 @@
-"""Measure a model's likelihood on held-out windows, beside Markov models of the same training data.
+"""Measure a model's likelihood on held-out windows, beside Markov models of the same training
+data.
 
 usage: genodiff evaluate checkpoint=RUN out=FILE.json [key=value ...]
 
@@ -7,16 +8,16 @@ example:
 
 keys:
   checkpoint=PATH     a run folder (its best weights), a .ckpt or a model folder
-  data=NAME           default: the data the model was trained on; or fasta, hg38, synthetic with their keys
+  data=NAME           default: what the model was trained on; or fasta, hg38, synthetic with their keys
   data.split=test     train, valid or test
-  estimator=exactly_k exactly k masked tokens, k stratified over all windows: a bound with the smallest
-                      error; or paper: one stratified t a window, as published
+  estimator=exactly_k exactly k masked tokens, k stratified over all windows: the smallest error;
+                      or paper: one stratified t a window, as published
   samples_per_sequence=1  network evaluations a window
   max_sequences=N     only N windows, spread evenly over the split
-  average_strands=true  average the predictions of both strands (for Caduceus-Ph); twice the cost
+  average_strands=true  average the predictions of both strands (Caduceus-Ph); twice the cost
   baselines=false     leave the Markov models of order 0 to 11 out
   batch_size= seed= device=auto|cpu|cuda overwrite=true
-  out=FILE.json|-     nats per token with standard error and 95 % interval, perplexity, bits, baselines
+  out=FILE.json|-     nats per token with standard error and 95 % interval, perplexity, baselines
 """
 
 import json
@@ -94,8 +95,11 @@ def main(
         log.info("%s", headline(likelihood, split, report["baselines"]))
 
 
-def markov_baselines(data: SequenceData, split: Split, max_sequences: int | None) -> dict[str, Any]:
-    """Likelihood of the same windows under Markov models fitted on the training split, both strands counted."""
+def markov_baselines(
+    data: SequenceData, split: Split, max_sequences: int | None
+) -> dict[str, Any]:
+    """Likelihood of the same windows under Markov models fitted on the training split, both
+    strands counted."""
     tokenizer = data.tokenizer
     letters = len(tokenizer.data_ids)
     model = fit_markov(
@@ -105,7 +109,9 @@ def markov_baselines(data: SequenceData, split: Split, max_sequences: int | None
         _windows(data, split, max_sequences),
         clusters=data.cluster_ids(split, max_sequences=max_sequences).tolist(),
     )
-    table: dict[str, Any] = {"uniform": {"nats_per_token": math.log(letters), "perplexity": letters}}
+    table: dict[str, Any] = {
+        "uniform": {"nats_per_token": math.log(letters), "perplexity": letters}
+    }
     for order, nats in enumerate(result.nats_per_token):
         table[f"markov_{order}"] = {
             "nats_per_token": float(nats),
@@ -121,7 +127,8 @@ def headline(likelihood: Likelihood, split: str, baselines: Node) -> str:
     """What a person reads first."""
     low, high = likelihood.perplexity_95
     text = (
-        f"{split}: perplexity {likelihood.perplexity:.4f} (95 % {low:.4f} to {high:.4f}; Monte-Carlo), "
+        f"{split}: perplexity {likelihood.perplexity:.4f} (95 % {low:.4f} to {high:.4f}; "
+        "Monte-Carlo), "
         f"{likelihood.nats_per_token:.4f} nats/token, {likelihood.sequences} sequences"
     )
     orders = [

@@ -1,4 +1,5 @@
-"""What every task's `__main__` does: compose its config, check it, run it, turn errors into exit codes.
+"""What every task's `__main__` does: compose its config, check it, run it, turn errors into exit
+codes.
 
 A task is a function whose keyword parameters are the keys of `configs/<task>.yaml`; their
 annotations are the types the command line is held to.
@@ -27,7 +28,8 @@ Run = Callable[..., int | None]
 
 
 def launch(task: str, run: Run) -> None:
-    """Runs `run(**config)` and exits: 0 (or what it returns), 2 for a user's mistake, 130 if interrupted."""
+    """Runs `run(**config)` and exits: 0 (or what it returns), 2 for a user's mistake, 130 if
+    interrupted."""
     # Hydra then lets exceptions through instead of printing them and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _interrupt)

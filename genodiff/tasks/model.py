@@ -1,7 +1,8 @@
 """Models from configs, checkpoints and model folders.
 
-A model's description is plain data: the config nodes of its backbone, schedule and parameterization, and of the tokenizer. It
-is stored in every checkpoint and, as `config.json`, in every model folder.
+A model's description is plain data: the config nodes of its backbone, schedule and
+parameterization, and of the tokenizer. It is stored in every checkpoint and, as `config.json`, in
+every model folder.
 """
 
 import json
@@ -51,7 +52,9 @@ def build_model(description: Mapping[str, Any]) -> Model:
     """
     missing = [name for name in _PARTS if name not in description]
     if missing:
-        raise UserError(f"the model's description lacks {', '.join(missing)}; it is not genodiff's.")
+        raise UserError(
+            f"the model's description lacks {', '.join(missing)}; it is not genodiff's."
+        )
     tokenizer = build(description["tokenizer"], where="tokenizer")
     context: dict[str, Any] = {
         "vocab_size": tokenizer.vocab_size,
@@ -77,7 +80,8 @@ def build_model(description: Mapping[str, Any]) -> Model:
 
 
 def load_model(path: Path, device: torch.device) -> Model:
-    """The model of a run folder (its best weights), a `.ckpt` (averaged weights) or a model folder.
+    """The model of a run folder (its best weights), a `.ckpt` (averaged weights) or a model
+    folder.
 
     Raises UserError if there is none, or it is damaged or foreign.
     """
@@ -103,7 +107,8 @@ def checkpoint_file(path: Path) -> Path:
 
 
 def strand_averaged(model: Model) -> NetworkDenoiser:
-    """The model's denoiser with the predictions of both strands averaged (Caduceus-Ph at evaluation)."""
+    """The model's denoiser with the predictions of both strands averaged (Caduceus-Ph at
+    evaluation)."""
     denoiser = model.denoiser
     return NetworkDenoiser(
         StrandAveraged(denoiser.network, model.tokenizer.complement, model.tokenizer.data_ids),

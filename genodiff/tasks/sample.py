@@ -48,7 +48,11 @@ def main(
     overwrite: bool,
 ) -> None:
     """Draws and writes."""
-    for name, value in (("num_samples", num_samples), ("length", length), ("batch_size", batch_size)):
+    for name, value in (
+        ("num_samples", num_samples),
+        ("length", length),
+        ("batch_size", batch_size),
+    ):
         if value < 1:
             raise UserError(f"{name}={value} must be at least 1.")
     target = None if out == "-" else claim_file(Path(out), overwrite=overwrite)
@@ -99,7 +103,8 @@ def build_sampler(node: Node, steps: int | None) -> Any:
     if name == "FirstHitting":
         if steps is not None:
             raise UserError(
-                f"steps={steps}: FirstHitting has no steps (one token at a time); leave steps= out."
+                f"steps={steps}: FirstHitting has no steps (one token at a time); leave steps= "
+                "out."
             )
         return build(node, where="sampler")
     return build(node, where="sampler", steps=DEFAULT_STEPS if steps is None else steps)

@@ -7,25 +7,25 @@ example:
       backbone=caduceus trainer.max_steps=2000 out=runs/a
 
 keys:
-  out=RUN             folder for config.yaml, manifest.json, metrics.csv, checkpoints/, tensorboard/
+  out=RUN             folder for config.yaml, manifest.json, metrics.csv, checkpoints, tensorboard
   resume=RUN          go on with an interrupted run: its own config, nothing else to give
   init=CHECKPOINT     start from the weights of a run folder, a .ckpt or a model folder
   experiment=NAME     a ready configuration (configs/experiment)
-  data=NAME           fasta, hg38, synthetic; data.fasta= data.bed= (chrom, start, end, split; 0-based,
-                      half-open) data.length= data.batch_size= data.split_policy=strict|caduceus
-                      data.reverse_complement= (random strand in training) data.soft_mask_weight=
-                      data.max_n_fraction= data.num_workers=
+  data=NAME           fasta, hg38, synthetic; data.fasta= data.bed= (chrom, start, end, split;
+                      0-based, half-open) data.length= data.batch_size= data.jitter=
+                      data.split_policy=strict|caduceus data.reverse_complement= (random strand
+                      in training) data.soft_mask_weight= data.max_n_fraction= data.num_workers=
   backbone=NAME       caduceus, caduceus_ps, dit; backbone.d_model= backbone.n_layers=
   objective=NAME      mdlm, mdlm_importance, mdlm_discrete, exactly_k
   schedule=NAME       loglinear, linear, cosine, cosine_squared, geometric, polynomial
-  optimizer.lr=       peak of AdamW's rate; also optimizer.weight_decay=, optimizer.warmup_fraction=
+  optimizer.lr=       peak of AdamW's rate; also optimizer.weight_decay= optimizer.warmup_fraction=
   trainer.max_steps=  optimizer steps; also trainer.accumulate=, trainer.validate_every=,
                       trainer.checkpoint_every=, trainer.sample_every=, trainer.precision=
   sample_length=      length of the samples shown during training (default: the window length)
   seed= device=auto|cpu|cuda overwrite=true
 
-Stopped by Ctrl-C, SIGTERM or a crash, a run goes on with `genodiff train resume=RUN` and ends, on a CPU, with
-the same weights and metrics, bit for bit, as if it had never stopped.
+Stopped by Ctrl-C, SIGTERM or a crash, a run goes on with `genodiff train resume=RUN` and ends, on
+a CPU, with the same weights and metrics, bit for bit, as if it had never stopped.
 """
 
 import json
@@ -78,7 +78,9 @@ def main(
     if resume is not None:
         return resume_run(Path(resume), device)
     if out is None:
-        raise UserError("out= is required: the folder of the run (or resume=RUN to go on with one).")
+        raise UserError(
+            "out= is required: the folder of the run (or resume=RUN to go on with one)."
+        )
     config = {
         "seed": seed,
         "init": init,
@@ -108,11 +110,13 @@ def start(parts: "Parts", config: dict[str, Any], run: Path, device: torch.devic
 
 
 def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"]) -> int:
-    """Goes on with the run in the folder `run`, from its last checkpoint (or the start, if it has none)."""
+    """Goes on with the run in the folder `run`, from its last checkpoint (or the start, if it has
+    none)."""
     foreign = [word for word in user_overrides() if not word.startswith(("resume=", "device="))]
     if foreign:
         raise UserError(
-            f"{foreign[0]} does not go with resume=, which continues {run} with its own config; leave it out."
+            f"{foreign[0]} does not go with resume=, which continues {run} with its own config; "
+            "leave it out."
         )
     if not (run / "config.yaml").is_file():
         raise UserError(f"resume={run} is not a run folder (no config.yaml in it).")
@@ -130,7 +134,12 @@ class Parts:
     """What a training config builds."""
 
     def __init__(
-        self, data: SequenceData, model: Model, module: GenerativeModule, plan: Plan, sample_length: int
+        self,
+        data: SequenceData,
+        model: Model,
+        module: GenerativeModule,
+        plan: Plan,
+        sample_length: int,
     ) -> None:
         self.data, self.model, self.module = data, model, module
         self.plan, self.sample_length = plan, sample_length
@@ -170,7 +179,12 @@ def validation(data: SequenceData, sequences: int) -> Callable[[nn.Module], Like
 def _fit(parts: Parts, run: Path, device: torch.device, resume: Path | None) -> Fitted:
     def preview(model: nn.Module) -> str:
         drawn = draw_sequences(
-            model, parts.model.tokenizer, Ancestral(64), count=4, length=parts.sample_length, seed=0
+            model,
+            parts.model.tokenizer,
+            Ancestral(64),
+            count=4,
+            length=parts.sample_length,
+            seed=0,
         )
         return fasta_text(drawn.sequences, "preview steps=64 seed=0")
 

@@ -1,4 +1,5 @@
-"""What happens at the end of an optimizer step besides the step: validate, show samples, stop, report progress."""
+"""What happens at the end of an optimizer step besides the step: validate, show samples, stop,
+report progress."""
 
 import logging
 import signal
@@ -32,7 +33,8 @@ class Score(Protocol):
 
 
 class Validation(lightning.Callback):
-    """Scores the averaged weights every `every` steps and at the end, with the same masks each time.
+    """Scores the averaged weights every `every` steps and at the end, with the same masks each
+    time.
 
     Run here and not by Lightning's validation loop, so that "step, validation, checkpoint" is one
     unit: a checkpoint is written after the validation of its step, never between.
@@ -49,7 +51,12 @@ class Validation(lightning.Callback):
         self.score, self.every, self.run_log, self.checkpoints = score, every, run_log, checkpoints
 
     def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
-        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Validates when due."""
         if not _due(trainer, pl_module, self.every):
@@ -63,13 +70,19 @@ class Validation(lightning.Callback):
 
 
 class SampleView(lightning.Callback):
-    """Writes a few samples of the averaged weights every `every` steps: an early look at what is learnt."""
+    """Writes a few samples of the averaged weights every `every` steps: an early look at what is
+    learnt."""
 
     def __init__(self, draw: Callable[[nn.Module], str], every: int, folder: Path) -> None:
         self.draw, self.every, self.folder = draw, every, folder
 
     def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
-        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Draws when due."""
         if not _due(trainer, pl_module, self.every) or not trainer.is_global_zero:
@@ -96,9 +109,15 @@ class StopOnSignal(lightning.Callback):
             self._previous[number] = signal.signal(number, self._handle)
 
     def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
-        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        """Asks for the stop at the end of an optimizer step; `Checkpoints` comes after and saves."""
+        """Asks for the stop at the end of an optimizer step; `Checkpoints` comes after and
+        saves."""
         if self.received is not None and pl_module.stepped:
             trainer.should_stop = True
 
@@ -116,7 +135,8 @@ class StopOnSignal(lightning.Callback):
 
 
 class Progress(lightning.Callback):
-    """A bar on a terminal, otherwise a line every `seconds`; both to stderr, with tokens/s and time left."""
+    """A bar on a terminal, otherwise a line every `seconds`; both to stderr, with tokens/s and
+    time left."""
 
     def __init__(self, seconds: float = 30.0) -> None:
         self.seconds = seconds
@@ -134,7 +154,10 @@ class Progress(lightning.Callback):
         self._last_line = time.monotonic()
         if sys.stderr.isatty() and trainer.is_global_zero:
             self._bar = tqdm(
-                total=pl_module.max_steps, initial=trainer.global_step, unit="step", dynamic_ncols=True
+                total=pl_module.max_steps,
+                initial=trainer.global_step,
+                unit="step",
+                dynamic_ncols=True,
             )
 
     def on_train_batch_start(
@@ -144,9 +167,15 @@ class Progress(lightning.Callback):
         self._step_began = time.monotonic()
 
     def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
-        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
-        """Shows where the run stands. The first of the callbacks, so that it times the step alone."""
+        """Shows where the run stands. The first of the callbacks, so that it times the step
+        alone."""
         now = time.monotonic()
         self._busy += now - self._step_began
         self._tokens += batch.tokens.numel() * trainer.world_size
@@ -158,7 +187,8 @@ class Progress(lightning.Callback):
         if self._bar is not None:
             self._bar.update(1)
             self._bar.set_postfix_str(
-                f"{self._loss:.4f} nats/token, {self.tokens_per_second:,.0f} tokens/s", refresh=False
+                f"{self._loss:.4f} nats/token, {self.tokens_per_second:,.0f} tokens/s",
+                refresh=False,
             )
         elif now - self._last_line >= self.seconds or trainer.global_step == pl_module.max_steps:
             self._last_line = now

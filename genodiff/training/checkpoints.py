@@ -19,9 +19,12 @@ from genodiff.training.generative import GenerativeModule
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary name and renames, so that a kill leaves the old file or the new one."""
+    """Writes to a temporary name and renames, so that a kill leaves the old file or the new
+    one."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Saves `checkpoint` at `path`."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -30,10 +33,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class Checkpoints(lightning.Callback):
-    """Saves `last.ckpt` every `every` steps and at the end, `best.ckpt` when told of a better score.
+    """Saves `last.ckpt` every `every` steps and at the end, `best.ckpt` when told of a better
+    score.
 
-    Comes last among the callbacks: what the others did at this step is then inside the checkpoint, and a
-    resumed run neither repeats nor skips it.
+    Comes last among the callbacks: what the others did at this step is then inside the checkpoint,
+    and a resumed run neither repeats nor skips it.
     """
 
     def __init__(self, folder: Path, every: int) -> None:
@@ -48,7 +52,12 @@ class Checkpoints(lightning.Callback):
             trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=True)
 
     def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
-        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Saves at the due steps, at the last one, and when the run is asked to stop."""
         if not pl_module.stepped:
@@ -70,17 +79,25 @@ class Checkpoints(lightning.Callback):
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of a genodiff `.ckpt`, on the CPU.
 
-    Raises UserError if the file is missing, damaged, holds more than tensors and plain values, or was not
-    written by genodiff.
+    Raises UserError if the file is missing, damaged, holds more than tensors and plain values, or
+    was not written by genodiff.
     """
     if not path.is_file():
         raise UserError(f"checkpoint={path} does not exist; give a run folder or a .ckpt file.")
     try:
         contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = str(error).strip().split("\n")[0][:120]
         raise UserError(
-            f"checkpoint={path} cannot be read ({reason}); it is damaged or not a genodiff checkpoint."
+            f"checkpoint={path} cannot be read ({reason}); it is damaged or not a genodiff "
+            "checkpoint."
         ) from error
     if not isinstance(contents, dict) or "genodiff" not in contents:
         raise UserError(

@@ -35,7 +35,7 @@ class Plan:
         gradient_clip: largest L2 norm of a step's gradient.
         ema_decay: of the averaged weights; at step n it is at most (1 + n) / (10 + n).
         log_every, validate_every, checkpoint_every, sample_every: steps between; 0 samples never.
-        validate_sequences: validation windows scored each time, the same ones, with the same masks.
+        validate_sequences: validation windows scored each time, the same with the same masks.
         precision: "auto" is bf16-mixed on a GPU that has it and 32-true elsewhere.
     """
 
@@ -112,7 +112,8 @@ def fit(
         max_steps=plan.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=plan.accumulate,
-        # The order in which a step's end is dealt with: time it, log it, validate, sample, stop, save.
+        # The order in which a step's end is dealt with: time it, log it, validate, sample, stop,
+        # save.
         callbacks=[
             progress,
             run_log,

@@ -9,16 +9,17 @@ from numpy.random import SeedSequence
 from torch import Tensor, nn
 
 from genodiff.batch import TokenBatch
-from genodiff.diffusion import Objective
+from genodiff.diffusion import Objective, mean_nats
 from genodiff.training.ema import ExponentialMovingAverage
 from genodiff.training.optimizer import AdamWCosine
 
 
 class GenerativeModule(lightning.LightningModule):
-    """One optimizer step: nats per token of the objective, weighted, summed, divided by the weights.
+    """One optimizer step: nats per token of the objective, weighted, summed, divided by the
+    weights.
 
-    Everything random in a step (times, masks, dropout) follows from (seed, rank, step, micro-batch),
-    so a resumed run draws what an uninterrupted one would have drawn.
+    Everything random in a step (times, masks, dropout) follows from (seed, rank, step,
+    micro-batch), so a resumed run draws what an uninterrupted one would have drawn.
 
     Args:
         model: what the objective takes, e.g. a `NetworkDenoiser`.
@@ -26,7 +27,7 @@ class GenerativeModule(lightning.LightningModule):
         optimizer: how the parameters are optimised.
         max_steps: optimizer steps of the whole run, the horizon of the learning rate.
         gradient_clip: largest L2 norm of a step's gradient.
-        ema_decay: decay of the averaged weights that are validated, saved as best and sampled from.
+        ema_decay: of the averaged weights, which are validated, saved as best and sampled from.
         seed: of everything random in training.
         description: plain data stored in every checkpoint, from which the model can be rebuilt.
     """
@@ -53,7 +54,8 @@ class GenerativeModule(lightning.LightningModule):
         self.description = dict(description or {})
         self.ema = ExponentialMovingAverage(self.model.parameters(), decay=ema_decay)
         self.stepped = True
-        """Whether the last micro-batch ended an optimizer step; True where a run starts or resumes."""
+        """Whether the last micro-batch ended an optimizer step; True where a run starts or "
+        "resumes."""
         self.gradient_norm = torch.zeros(())
         self._micro_batch = 0
 
@@ -63,10 +65,11 @@ class GenerativeModule(lightning.LightningModule):
         self.stepped = False
         generator = self._generator()
         nats = self.objective(self.model, batch.tokens, generator=generator)
-        total, weight = (nats * batch.weights).sum(), batch.weights.sum()
-        # A batch without a counted token (all N) has weight 0: it must give a loss of 0, not 0/0.
-        loss = total / weight.clamp(min=torch.finfo(weight.dtype).tiny)
-        return {"loss": loss, "nats": total.detach(), "weight": weight}
+        return {
+            "loss": mean_nats(nats, batch.weights),
+            "nats": (nats.detach() * batch.weights).sum(),
+            "weight": batch.weights.sum(),
+        }
 
     def configure_gradient_clipping(  # type: ignore[override]  # Lightning passes None here
         self, optimizer: Any, gradient_clip_val: Any = None, gradient_clip_algorithm: Any = None

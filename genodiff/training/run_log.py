@@ -1,7 +1,8 @@
-"""The log of a run: `metrics.csv`, exact under resume, and whatever Lightning loggers are attached.
+"""The log of a run: `metrics.csv`, exact under resume, and whatever Lightning loggers are
+attached.
 
-What depends on the clock (tokens/s) is not in the file, so that an interrupted and resumed run leaves the
-same bytes as an uninterrupted one.
+What depends on the clock (tokens/s) is not in the file, so that an interrupted and resumed run
+leaves the same bytes as an uninterrupted one.
 """
 
 import csv
@@ -44,12 +45,18 @@ class RunLog(lightning.Callback):
     def __init__(self, path: Path, every: int, resume_step: int | None) -> None:
         self.path, self.every = path, every
         self.tokens = 0
-        # Sums stay on the device of the loss until a row is due: no wait for the GPU at every step.
+        # Sums stay on the device of the loss until a row is due: no wait for the GPU at every
+        # step.
         self._nats = self._weight = torch.zeros((), dtype=torch.float64)
         _truncate(path, resume_step or 0)
 
     def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
-        self, trainer: Trainer, pl_module: GenerativeModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: Trainer,
+        pl_module: GenerativeModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Adds the micro-batch; at the end of an optimizer step, writes the row if it is due."""
         self._nats = self._nats.to(outputs["nats"].device) + outputs["nats"]
@@ -82,12 +89,15 @@ class RunLog(lightning.Callback):
             return
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, COLUMNS).writerow({key: _digits(row[key]) for key in row})
-        numbers = {f"{split}/{key}": row[key] for key in ("nats_per_token", "perplexity", *columns)}
+        numbers = {
+            f"{split}/{key}": row[key] for key in ("nats_per_token", "perplexity", *columns)
+        }
         for logger in trainer.loggers:
             logger.log_metrics({**numbers, "tokens": self.tokens}, step=trainer.global_step)
 
     def state_dict(self) -> dict[str, float]:
-        """The unfinished mean and the tokens seen; refuses to be saved once the loss has diverged."""
+        """The unfinished mean and the tokens seen; refuses to be saved once the loss has
+        diverged."""
         nats, weight = self._sums()
         return {"nats": nats, "weight": weight, "tokens": self.tokens}
 
@@ -111,7 +121,10 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a `metrics.csv`: numbers as floats, empty cells as None, `split` as text."""
     with path.open(newline="") as file:
         return [
-            {key: value if key == "split" else float(value) if value else None for key, value in row.items()}
+            {
+                key: value if key == "split" else float(value) if value else None
+                for key, value in row.items()
+            }
             for row in csv.DictReader(file)
         ]
 

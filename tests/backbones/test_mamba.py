@@ -55,10 +55,11 @@ def test_mamba_is_its_equations(d_conv: int) -> None:
     torch.testing.assert_close(mamba(h), by_the_equations(mamba, h), atol=1e-12, rtol=1e-12)
 
 
-def test_reverse_is_mamba_between_two_flips() -> None:
-    forward, reverse = (randomized(Mamba(6, d_state=3, reverse=r)) for r in (False, True))
-    h = some_input()
-    torch.testing.assert_close(reverse(h), forward(h.flip(1)).flip(1), atol=1e-12, rtol=1e-12)
+def test_reverse_is_the_other_direction_between_two_flips() -> None:
+    forward, reverse = (randomized(SelectiveSSM(6, 3, 4, 2, reverse=r)) for r in (False, True))
+    x, z = some_input(), some_input().square()
+    expected = forward(x.flip(1), z.flip(1)).flip(1)
+    torch.testing.assert_close(reverse(x, z), expected, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("tie_projections", [True, False])

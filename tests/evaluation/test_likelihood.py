@@ -57,11 +57,13 @@ def denoiser(network: nn.Module, *, time_conditioning: bool = False) -> NetworkD
 def batches(tokens: Tensor, size: int = 100, weights: Tensor | None = None) -> list[TokenBatch]:
     if weights is None:
         weights = (tokens < LETTERS).float()
-    return [TokenBatch(*pair) for pair in zip(tokens.split(size), weights.split(size), strict=True)]
+    return [
+        TokenBatch(*pair) for pair in zip(tokens.split(size), weights.split(size), strict=True)
+    ]
 
 
 def uneven_sequences(n: int, length: int, seed: int = 0) -> Tensor:
-    """Sequences of very different compositions and repetitiveness: a large difference between them."""
+    """Sequences of very different compositions and repetitiveness, and so of likelihoods."""
     random = np.random.default_rng(seed)
     rows = []
     for _ in range(n):
@@ -86,30 +88,29 @@ def test_the_nelbo_of_the_exact_denoiser_is_the_cross_entropy(
     world: World, schedule: LogLinear | Cosine
 ) -> None:
     data, nats = sample(world, 400)
-    result = nelbo(world.denoiser(schedule), data, samples_per_sequence=20)
+    result = nelbo(world.denoiser(schedule), data, samples_per_sequence=10)
     truth = nats.sum() / (400 * LENGTH)
     # 3.9 standard errors: a false alarm in 10,000
     assert abs(result.nats_per_token - truth) < 3.9 * result.standard_error
-    assert result.standard_error < 0.005
+    assert result.standard_error < 0.006
 
 
 def test_each_sequence_has_its_own_likelihood(world: World) -> None:
     data, nats = sample(world, 40)
-    result = nelbo(world.denoiser(LogLinear()), data, samples_per_sequence=400)
-    # 400 evaluations of a sequence of 3 letters: an error of about 0.05 nats a sequence
-    np.testing.assert_allclose(result.sequence_nats, nats, atol=0.3)
+    result = nelbo(world.denoiser(LogLinear()), data, samples_per_sequence=150)
+    # 150 evaluations of a sequence of 3 letters: an error of about 0.08 nats a sequence
+    np.testing.assert_allclose(result.sequence_nats, nats, atol=0.4)
     assert result.sequence_nats.sum() / 120 == pytest.approx(result.nats_per_token)
 
 
 def test_the_published_estimator_agrees(world: World) -> None:
     data, nats = sample(world, 400)
     exact = nats.sum() / (400 * LENGTH)
-    result = nelbo(
-        world.denoiser(LogLinear()), data, estimator="paper", samples_per_sequence=40
-    )
-    # Besides 3.9 standard errors: t from 1e-3 and 1e-3 of the letters seen at t=1, of log 3 at most.
+    result = nelbo(world.denoiser(LogLinear()), data, estimator="paper", samples_per_sequence=15)
+    # Besides 3.9 standard errors: t below 1e-3 and the 1e-3 of letters seen at t=1 are left out,
+    # each worth at most log 3 a letter.
     assert abs(result.nats_per_token - exact) < 3.9 * result.standard_error + 2e-3 * math.log(3)
-    assert result.standard_error < 0.012
+    assert result.standard_error < 0.02
 
 
 def test_a_network_that_knows_nothing_costs_log_4_without_error() -> None:
@@ -131,7 +132,9 @@ def test_intervals_hold_the_long_run_mean_19_times_in_20(
     # leave [0.93, 0.97] for one in nine choices of the seeds, which are fixed.
     share, ratio = coverage(estimator, 60 // samples, 48, samples, replicates=300)
     assert 0.93 <= share <= 0.97
-    assert ratio == pytest.approx(1, abs=0.15)
+    # Where t l is below 1 the published estimator is mostly 0 and rarely huge: its standard
+    # deviation over 300 replicates is itself known to 10 % only.
+    assert ratio == pytest.approx(1, abs=0.2)
 
 
 @pytest.mark.slow
@@ -143,7 +146,7 @@ def test_intervals_hold_the_long_run_mean_19_times_in_20_over_many_draws(
     # 2,000 replicates: standard error 0.5 %, a false alarm in 15,000 at nominal coverage
     share, ratio = coverage(estimator, n, length, samples, replicates=2000)
     assert 0.93 <= share <= 0.97
-    assert ratio == pytest.approx(1, abs=0.1)
+    assert ratio == pytest.approx(1, abs=0.12)
 
 
 def coverage(
@@ -247,7 +250,9 @@ def test_a_network_that_is_told_the_time_is_told_the_share_that_is_masked(
         share = (tokens == MASK).double().mean(-1)
         # exactly_k: alpha(1) is 1e-3 and not 0; paper: binomial, at most 0.0224 a standard error
         tolerance = 1.1e-3 if estimator == "exactly_k" else 5 * 0.0224
-        torch.testing.assert_close(share, 1 - (-sigma[:, 0].double()).exp(), atol=tolerance, rtol=0)
+        torch.testing.assert_close(
+            share, 1 - (-sigma[:, 0].double()).exp(), atol=tolerance, rtol=0
+        )
 
 
 def test_soft_masked_letters_count_once_unless_weighted() -> None:
@@ -264,7 +269,9 @@ def test_soft_masked_letters_count_once_unless_weighted() -> None:
     assert once.nats_per_token == pytest.approx((1 + 2 + 3) / 3 * math.log(2))
     assert once.tokens == 3
     weighted = nelbo(model, data, weighted=True)
-    assert weighted.nats_per_token == pytest.approx((1 + 0.1 * 2 + 3) / 2.1 * math.log(2), rel=1e-6)
+    assert weighted.nats_per_token == pytest.approx(
+        (1 + 0.1 * 2 + 3) / 2.1 * math.log(2), rel=1e-6
+    )
     assert weighted.tokens == pytest.approx(2.1, rel=1e-6)
     assert once.standard_error == 0
 

@@ -118,7 +118,9 @@ def test_a_strand_and_its_reverse_complement_are_equally_likely_to_learn_from() 
     reverse = np.array(COMPLEMENT)[window[::-1]]
     held_out = [np.random.default_rng(1).choice(IDS, size=100)]
     one = fit_markov([window], data_ids=IDS, complement=COMPLEMENT, max_order=4, held_out=held_out)
-    two = fit_markov([reverse], data_ids=IDS, complement=COMPLEMENT, max_order=4, held_out=held_out)
+    two = fit_markov(
+        [reverse], data_ids=IDS, complement=COMPLEMENT, max_order=4, held_out=held_out
+    )
     for a, b in zip(one.counts, two.counts, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -174,7 +176,9 @@ def test_windows_without_a_letter_are_refused() -> None:
 
 @pytest.mark.parametrize("order", [-1, 13])
 def test_an_order_out_of_range_is_refused(order: int) -> None:
-    with pytest.raises(UserError, match=f"max_order={order} is out of range for 4 letters; use 0 to 12"):
+    with pytest.raises(
+        UserError, match=f"max_order={order} is out of range for 4 letters; use 0 to 12"
+    ):
         fit_markov([np.array([7])], data_ids=IDS, max_order=order)
 
 

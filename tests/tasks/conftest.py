@@ -74,7 +74,9 @@ def genome(tmp_path: Path) -> tuple[str, str]:
     fasta, bed = tmp_path / "genome.fa", tmp_path / "genome.bed"
     with fasta.open("wb") as file:
         for name in ("chr1", "chr2", "chr3"):
-            file.write(f">{name}\n".encode() + letters[generator.integers(0, 4, 2048)].tobytes() + b"\n")
+            file.write(
+                f">{name}\n".encode() + letters[generator.integers(0, 4, 2048)].tobytes() + b"\n"
+            )
     bed.write_text("chr1\t0\t2048\ttrain\nchr2\t0\t2048\tvalid\nchr3\t0\t2048\ttest\n")
     return f"data.fasta={fasta}", f"data.bed={bed}"
 

@@ -1,4 +1,5 @@
-"""A user's mistake: one line on stderr with the value, the rule and the way out; exit code 2; nothing written."""
+"""A user's mistake: one line on stderr with the value, the rule and the way out; exit code 2;
+nothing written."""
 
 import json
 from pathlib import Path
@@ -33,7 +34,9 @@ def test_an_empty_fasta(genodiff: Genodiff, genome: Genome, tmp_path: Path) -> N
     assert_refused(genodiff, "empty", "train", "data.fasta=empty.fa", genome[1], *SMALL)
 
 
-def test_a_fasta_changed_after_indexing(genodiff: Genodiff, genome: Genome, tmp_path: Path) -> None:
+def test_a_fasta_changed_after_indexing(
+    genodiff: Genodiff, genome: Genome, tmp_path: Path
+) -> None:
     assert genodiff("train", *genome, *SMALL, "out=first").code == 0
     with (tmp_path / "genome.fa").open("a") as file:
         file.write(">chr4\nACGT\n")
@@ -85,7 +88,9 @@ def test_a_length_longer_than_any_window(genodiff: Genodiff, genome: Genome) -> 
         ("no_equals_sign", "no_equals_sign"),
     ],
 )
-def test_a_wrong_key_or_value(genodiff: Genodiff, genome: Genome, override: str, message: str) -> None:
+def test_a_wrong_key_or_value(
+    genodiff: Genodiff, genome: Genome, override: str, message: str
+) -> None:
     assert_refused(genodiff, message, "train", *genome, *SMALL, override)
 
 
@@ -100,7 +105,9 @@ def test_a_gpu_that_is_not_there(genodiff: Genodiff, genome: Genome) -> None:
     assert_refused(genodiff, "torch sees no CUDA device", "train", *genome, *SMALL, "device=cuda")
 
 
-def test_an_existing_output_is_not_overwritten(genodiff: Genodiff, genome: Genome, trained: str) -> None:
+def test_an_existing_output_is_not_overwritten(
+    genodiff: Genodiff, genome: Genome, trained: str
+) -> None:
     before = (Path(trained) / "metrics.csv").read_bytes()
     outcome = genodiff("train", *genome, *SMALL, f"out={trained}")
     assert outcome.code == 2 and "overwrite=true" in outcome.stderr
@@ -139,9 +146,7 @@ def test_a_checkpoint_that_does_not_fit_its_description(
     name = next(iter(contents["state_dict"]))
     contents["state_dict"][name + "_extra"] = contents["state_dict"].pop(name)
     torch.save(contents, tmp_path / "renamed.ckpt")
-    assert_refused(
-        genodiff, "missing", "sample", "checkpoint=renamed.ckpt", out="s.fa"
-    )
+    assert_refused(genodiff, "missing", "sample", "checkpoint=renamed.ckpt", out="s.fa")
 
 
 def test_a_checkpoint_that_would_run_somebody_elses_code(
@@ -176,8 +181,12 @@ def test_steps_for_a_sampler_without_steps(genodiff: Genodiff, trained: str) -> 
 
 def test_a_split_or_estimator_that_is_none(genodiff: Genodiff, trained: str) -> None:
     checkpoint = f"checkpoint={trained}"
-    assert_refused(genodiff, "data.split=dev", "evaluate", checkpoint, "data.split=dev", out="e.json")
-    assert_refused(genodiff, "estimator=best", "evaluate", checkpoint, "estimator=best", out="e.json")
+    assert_refused(
+        genodiff, "data.split=dev", "evaluate", checkpoint, "data.split=dev", out="e.json"
+    )
+    assert_refused(
+        genodiff, "estimator=best", "evaluate", checkpoint, "estimator=best", out="e.json"
+    )
 
 
 def test_resume_takes_no_other_settings(genodiff: Genodiff, trained: str) -> None:

@@ -21,13 +21,19 @@ def test_context_reaches_whoever_declares_it_and_a_given_value_wins() -> None:
     node = {"_target_": "genodiff.diffusion.Subs"}
     built = build(node, where="parameterization", vocab_size=5, mask_id=4, complement=(1, 0))
     assert built.mask_id == 4
-    assert build({**node, "mask_id": 2}, where="parameterization", vocab_size=5, mask_id=4).mask_id == 2
+    assert (
+        build({**node, "mask_id": 2}, where="parameterization", vocab_size=5, mask_id=4).mask_id
+        == 2
+    )
 
 
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"_target_": "genodiff.diffusion.LogLinear", "epz": 1}, r"unknown key s\.epz=; LogLinear takes eps"),
+        (
+            {"_target_": "genodiff.diffusion.LogLinear", "epz": 1},
+            r"unknown key s\.epz=; LogLinear takes eps",
+        ),
         ({"_target_": "genodiff.diffusion.LogLinear", "eps": "a"}, r"s\.eps=a is not a number"),
         ({"_target_": "genodiff.diffusion.Polynomial", "power": "???"}, r"s\.power= is required"),
         ({"_target_": "os.system", "command": "true"}, "outside genodiff"),

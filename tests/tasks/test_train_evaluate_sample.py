@@ -1,4 +1,5 @@
-"""The main job at its smallest: train, evaluate, sample; from a run folder, a .ckpt and a model folder."""
+"""The main job at its smallest: train, evaluate, sample; from a run folder, a .ckpt and a model
+folder."""
 
 import json
 from pathlib import Path
@@ -31,7 +32,13 @@ def test_evaluate_writes_the_contract(genodiff: Genodiff, trained: str) -> None:
     assert outcome.code == 0, outcome.stderr
     report = json.loads(Path("test.json").read_text())
     promised = {
-        *("nats_per_token", "standard_error", "confidence_95", "standard_error_data", "perplexity"),
+        *(
+            "nats_per_token",
+            "standard_error",
+            "confidence_95",
+            "standard_error_data",
+            "perplexity",
+        ),
         *("perplexity_95", "bits_per_token", "tokens", "sequences", "network_evaluations"),
         *("estimator", "bound", "baselines", "checkpoint", "data", "seed", "version"),
     }
@@ -49,7 +56,9 @@ def test_evaluate_to_standard_output_is_json_alone(genodiff: Genodiff, trained: 
     words = (f"checkpoint={trained}", "baselines=false", "estimator=paper", "max_sequences=8")
     outcome = genodiff("evaluate", *words, "out=-")
     report = json.loads(outcome.stdout)
-    assert report["estimator"] == "paper" and report["sequences"] == 8 and report["baselines"] == {}
+    assert (
+        report["estimator"] == "paper" and report["sequences"] == 8 and report["baselines"] == {}
+    )
 
 
 def test_sample_writes_fasta_with_provenance(genodiff: Genodiff, trained: str) -> None:
@@ -69,7 +78,9 @@ def test_sample_writes_fasta_with_provenance(genodiff: Genodiff, trained: str) -
 
 
 @pytest.mark.parametrize("sampler", ["ancestral", "first_hitting", "analytic"])
-def test_every_sampler_writes_to_standard_output(genodiff: Genodiff, trained: str, sampler: str) -> None:
+def test_every_sampler_writes_to_standard_output(
+    genodiff: Genodiff, trained: str, sampler: str
+) -> None:
     steps = () if sampler == "first_hitting" else ("steps=8",)
     words = (f"checkpoint={trained}", "num_samples=2", "length=30", f"sampler={sampler}", *steps)
     outcome = genodiff("sample", *words, "average_strands=true", "out=-")
@@ -81,7 +92,10 @@ def test_every_sampler_writes_to_standard_output(genodiff: Genodiff, trained: st
 def test_a_model_folder_is_the_model(
     genodiff: Genodiff, genome: Genome, tmp_path: Path, backbone: str
 ) -> None:
-    size = [word.replace("backbone.", "backbone.trunk.") if backbone == "caduceus_ps" else word for word in SMALL]
+    size = [
+        word.replace("backbone.", "backbone.trunk.") if backbone == "caduceus_ps" else word
+        for word in SMALL
+    ]
     outcome = genodiff("train", *genome, *size, f"backbone={backbone}", "out=run")
     assert outcome.code == 0, outcome.stderr
     model = load_model(Path("run"), CPU)
@@ -102,7 +116,9 @@ def test_the_best_weights_are_the_averaged_ones(trained: str) -> None:
         assert torch.equal(parameter, average)
 
 
-def test_init_starts_from_the_weights_of_a_run(genodiff: Genodiff, genome: Genome, trained: str) -> None:
+def test_init_starts_from_the_weights_of_a_run(
+    genodiff: Genodiff, genome: Genome, trained: str
+) -> None:
     frozen = ("optimizer.lr=1e-12", "trainer.ema_decay=0.0", "trainer.max_steps=1")
     assert genodiff("train", *genome, *SMALL, *frozen, f"init={trained}", "out=second").code == 0
     first, second = load_model(Path(trained), CPU), load_model(Path("second"), CPU)
@@ -113,6 +129,8 @@ def test_init_starts_from_the_weights_of_a_run(genodiff: Genodiff, genome: Genom
 def test_init_of_another_size_lists_what_does_not_fit(
     genodiff: Genodiff, genome: Genome, trained: str
 ) -> None:
-    outcome = genodiff("train", *genome, *SMALL, "backbone.d_model=24", f"init={trained}", "out=second")
+    outcome = genodiff(
+        "train", *genome, *SMALL, "backbone.d_model=24", f"init={trained}", "out=second"
+    )
     assert outcome.code == 2 and "does not fit" in outcome.stderr and "not (" in outcome.stderr
     assert not Path("second").exists()

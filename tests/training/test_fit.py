@@ -45,7 +45,9 @@ def assert_equal(left: Any, right: Any, place: str = "") -> None:
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.parametrize("stop", [1, 4, 7, 10])
-def test_stopped_and_resumed_equals_never_stopped(tmp_path: Path, accumulate: int, stop: int) -> None:
+def test_stopped_and_resumed_equals_never_stopped(
+    tmp_path: Path, accumulate: int, stop: int
+) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert not tiny.run(straight, accumulate=accumulate).interrupted
     fitted = tiny.run(broken, accumulate=accumulate, kill_at=stop * accumulate)
@@ -63,7 +65,10 @@ def test_ctrl_c_is_dealt_with_like_sigterm(tmp_path: Path) -> None:
 def test_the_log_holds_the_rows_that_are_due(tmp_path: Path) -> None:
     tiny.run(tmp_path / "a", max_steps=10)
     rows = read_metrics(tmp_path / "a" / "metrics.csv")
-    steps = {split: [row["step"] for row in rows if row["split"] == split] for split in ("train", "valid")}
+    steps = {
+        split: [row["step"] for row in rows if row["split"] == split]
+        for split in ("train", "valid")
+    }
     assert steps == {"train": [3, 6, 9, 10], "valid": [4, 8, 10]}
     assert all(row["tokens"] == row["step"] * tiny.BATCH * tiny.LENGTH for row in rows)
 
@@ -107,7 +112,7 @@ def test_a_plan_refuses_what_cannot_be_done(setting: dict[str, Any], message: st
 
 
 def test_a_foreign_or_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="does not exist; give a run folder or a .ckpt"):
+    with pytest.raises(UserError, match="does not exist; give a run folder"):
         read_checkpoint(tmp_path / "none.ckpt")
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     with pytest.raises(UserError, match="cannot be read"):

@@ -1,4 +1,5 @@
-"""Killed at random moments, twenty times over, then resumed: nothing is lost and nothing changed."""
+"""Killed at random moments, twenty times over, then resumed: nothing is lost and nothing
+changed."""
 
 import random
 import signal
@@ -64,5 +65,6 @@ def test_twenty_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def compare(folder: Path) -> None:
-    """Weights, averages, optimizer, log and samples of the broken run are those of the straight one."""
+    """Weights, averages, optimizer, log and samples of the broken run are those of the straight
+    one."""
     assert_equal(contents(folder / "straight"), contents(folder / "broken"))

@@ -18,7 +18,9 @@ def test_decay_applies_to_matrices_only() -> None:
     assert all(name.endswith("weight") for name in decayed)
     assert not any("norm" in name or "embedding" in name for name in decayed)
     assert any("A_log" in name for name in free) and any(name.endswith(".D") for name in free)
-    assert any("in_proj" in name for name in decayed) and any("out_proj" in name for name in decayed)
+    assert any("in_proj" in name for name in decayed) and any(
+        "out_proj" in name for name in decayed
+    )
     assert len(decayed) + len(free) == len(names)
 
 
