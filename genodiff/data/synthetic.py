@@ -47,10 +47,10 @@ class SyntheticGenome:
     def __init__(
         self,
         *,
-        n_motifs: int = 6,
-        motif_length: int = 24,
-        motif_fraction: float = 0.6,
-        mutation_rate: float = 0.1,
+        n_motifs: int = 4,
+        motif_length: int = 32,
+        motif_fraction: float = 0.7,
+        mutation_rate: float = 0.05,
         gc: float = 0.41,
         seed: int = 0,
     ):

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from genodiff import __version__
-from genodiff.data import SequenceData, SyntheticGenome
+from genodiff.data import SequenceData, Split, SyntheticGenome
 from genodiff.diffusion import Ancestral
 from genodiff.errors import UserError
 from genodiff.evaluation import Likelihood, divergence, kmer_spectrum, nelbo, noise_floor
@@ -80,7 +80,7 @@ def main(
     log.info("1/5 drawing a genome whose law is known")
     law = SyntheticGenome(seed=seed)
     random = np.random.default_rng((seed, 1))
-    records = {"train": 48, "valid": 4, "test": 8}
+    records: dict[Split, int] = {"train": 48, "valid": 4, "test": 8}
     fasta, bed = law.write(folder / "genome", records, 65536, random)
 
     log.info("2/5 training a small Caduceus on it")

@@ -8,7 +8,7 @@ example:
 
 keys:
   checkpoint=PATH     a run folder (its best weights), a .ckpt or a model folder
-  data=NAME           default: what the model was trained on; or fasta, hg38, synthetic with their keys
+  data=NAME           default: what the model was trained on; or fasta, hg38, synthetic
   data.split=test     train, valid or test
   estimator=exactly_k exactly k masked tokens, k stratified over all windows: the smallest error;
                       or paper: one stratified t a window, as published

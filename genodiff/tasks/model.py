@@ -110,6 +110,7 @@ def strand_averaged(model: Model) -> NetworkDenoiser:
     """The model's denoiser with the predictions of both strands averaged (Caduceus-Ph at
     evaluation)."""
     denoiser = model.denoiser
+    assert isinstance(denoiser.network, Backbone)  # by build_model
     return NetworkDenoiser(
         StrandAveraged(denoiser.network, model.tokenizer.complement, model.tokenizer.data_ids),
         denoiser.process,

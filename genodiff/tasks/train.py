@@ -39,11 +39,10 @@ import lightning
 import numpy
 import torch
 import yaml
-from torch import nn
 
 from genodiff import __version__
 from genodiff.data import SequenceData
-from genodiff.diffusion import Ancestral
+from genodiff.diffusion import Ancestral, Denoiser
 from genodiff.errors import UserError
 from genodiff.evaluation import Likelihood, nelbo
 from genodiff.files import claim_folder, write_text
@@ -149,7 +148,8 @@ def assemble(config: dict[str, Any]) -> Parts:
     """Data, model, module and plan of a training config, the weights drawn from its seed."""
     seed = config["seed"]
     data: SequenceData = build(config["data"], where="data", seed=seed)
-    data.dataset("train"), data.dataset("valid")  # missing ones are refused now, not after an hour
+    for split in ("train", "valid"):
+        data.dataset(split)  # a missing one is refused now, not after an hour
     plan: Plan = build(config["trainer"], where="trainer")
     torch.manual_seed(seed)
     model = build_model(describe(config, data.tokenizer))
@@ -170,14 +170,14 @@ def assemble(config: dict[str, Any]) -> Parts:
     return Parts(data, model, module, plan, config["sample_length"] or data.length)
 
 
-def validation(data: SequenceData, sequences: int) -> Callable[[nn.Module], Likelihood]:
+def validation(data: SequenceData, sequences: int) -> Callable[[Denoiser], Likelihood]:
     """Scores a denoiser on `sequences` windows spread evenly over the validation split."""
     batches = list(data.eval_loader("valid", max_sequences=sequences))
     return lambda model: nelbo(model, batches, seed=0)
 
 
 def _fit(parts: Parts, run: Path, device: torch.device, resume: Path | None) -> Fitted:
-    def preview(model: nn.Module) -> str:
+    def preview(model: Denoiser) -> str:
         drawn = draw_sequences(
             model,
             parts.model.tokenizer,

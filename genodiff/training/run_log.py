@@ -17,7 +17,7 @@ from lightning import Trainer
 from genodiff.files import atomic_path
 from genodiff.training.generative import GenerativeModule
 
-COLUMNS = (
+COLUMNS: tuple[str, ...] = (
     "step",
     "split",
     "tokens",

@@ -14,6 +14,7 @@ from genodiff.diffusion import (
     Absorbing,
     AntitheticTimes,
     ContinuousNelbo,
+    Denoiser,
     LogLinear,
     NetworkDenoiser,
     Subs,
@@ -63,7 +64,7 @@ class Result(NamedTuple):
     standard_error: float
 
 
-def score(model: nn.Module) -> Result:
+def score(model: Denoiser) -> Result:
     total = sum(float(p.detach().double().abs().mean()) for p in model.parameters())
     return Result(total, 0.01)
 

@@ -158,7 +158,8 @@ INLINE void recompute_piece(const scan *p, piece s, int width, int64_t states, c
     }
 }
 
-INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int width, int64_t states, int64_t k, workspace w) {
+INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int width, int64_t states, int64_t k,
+                           workspace w) {
     rate *restrict r = w.rates + k * states;
     recompute_piece(p, s, width, states, r, w);
     vf D = channels_of(p->D, s.channel, width), dD = w.dD[k], dbias = w.dbias[k];
@@ -258,7 +259,8 @@ int selective_scan_backward(const scan *p, const scan_gradients *q) {
     size_t rates = vectors * n * sizeof(rate), cells = ((1 + chunk) * n + 3) * sizeof(cell);
     char *memory = allocate(rates + cells + chunk * sizeof(moment) + 2 * vectors * sizeof(vf));
     if (!memory) return 1;
-    workspace w = {.rates = (rate *)memory, .cells = (cell *)(memory + rates), .moments = (moment *)(memory + rates + cells)};
+    workspace w = {.rates = (rate *)memory, .cells = (cell *)(memory + rates)};
+    w.moments = (moment *)(memory + rates + cells);
     w.dD = (vf *)(w.moments + chunk);
     w.dbias = w.dD + vectors;
     int64_t groups = groups_of(p);

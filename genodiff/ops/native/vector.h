@@ -99,7 +99,7 @@ INLINE vf exp2_fraction(vf f) {
 
 INLINE vf exponent_to_scale(vf rounded) { return (vf)((vi)rounded << 23); }
 
-/* 2^x: exactly 0 below 2^-126, infinity from 2^128, NaN of NaN. */
+/* 2^x: exactly 0 below 2^-126, infinity from 2^127.5, NaN of NaN. */
 INLINE vf exp2_vector(vf x) {
     x = at_most(128.0f, at_least(-127.0f, x));
     vf rounded = x + ROUND_TO_EXPONENT;
@@ -107,11 +107,11 @@ INLINE vf exp2_vector(vf x) {
 }
 
 #define LOG2_E 1.44269504088896340736f
-/* ln 2 in two parts; the product of the first with an integer below 2^9 is exact. */
+/* ln 2 in two parts: products of the first, 355 / 512, with small integers are exact. */
 #define LN_2_HIGH 0.693359375f
 #define LN_2_LOW -2.12194440e-4f
 
-/* e^x for x <= 0 with full relative precision, also where e^x is tiny. */
+/* e^x for x <= 0, as precise where it is tiny; below 2^-127 the scale is 0 and the fraction only has to be finite. */
 INLINE vf exp_negative(vf x) {
     vf y = at_least(-127.0f, x * LOG2_E);
     vf rounded = y + ROUND_TO_EXPONENT;
