@@ -9,6 +9,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+
+from genodiff.ops import _native, selective_scan
+from tests.ops.inputs import scan_inputs
 
 pytest.importorskip("hatchling", reason="the build back end is not installed")
 
@@ -71,7 +75,12 @@ def test_the_sources_compile_for_any_processor(
     monkeypatch.setattr(hatch_build, "FLAGS", ["-O0", "-Wall", "-Werror", *hatch_build.FLAGS[2:]])
     (library,) = hatch_build.compile_kernels(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["kernels_generic.so"]
-    assert ctypes.CDLL(str(library)).selective_scan_forward is not None
+    loaded = ctypes.CDLL(str(library))
+    monkeypatch.setattr(_native, "library", lambda: loaded)
+    inputs = {k: x.float() for k, x in scan_inputs(1, 40, 9, 3).items()}
+    y = selective_scan(**inputs, implementation="native")
+    expected = selective_scan(**inputs, implementation="reference")
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_failed_compilation_leaves_nothing_behind(

@@ -51,6 +51,19 @@ def test_every_build_gives_the_same_results(
         assert_all_close(actual, expected, 1e-5)
 
 
+@pytest.mark.parametrize("build", runnable_builds())
+def test_no_build_hides_a_nan(build: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit tricks of an exponential can turn some NaNs into finite numbers."""
+    library = _native._open(build)
+    monkeypatch.setattr(_native, "library", lambda: library)
+    bits = torch.tensor([0x7FC00000, 0x7FC00001, 0x7FFFFFFF, 0x7F800001, -0x400000, -1])
+    inputs = {k: x.float() for k, x in scan_inputs(1, 3, len(bits), 16).items()}
+    inputs["delta"][0, 0] = bits.to(torch.int32).view(torch.float32)
+    y = selective_scan(**inputs, implementation="native")
+    assert y.isnan().all()
+    assert causal_conv1d(y, inputs["A"][:, :4], implementation="native").isnan().all()
+
+
 def test_there_is_no_library_where_none_was_built(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

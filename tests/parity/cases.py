@@ -33,7 +33,7 @@ LATER_KINDS = {
 LATER_CONFIGURATIONS = {
     "mdlm_loss": ("parameterization", {"d3pm": "D3PM", "sedd": "SEDD", "ar": "left-to-right"}),
     "mdlm_e2e": ("parameterization", {"d3pm": "D3PM", "sedd": "SEDD"}),
-    "mdlm_net": ("net", {"ar": "the causal transformer", "dimamba": "DiMamba"}),
+    "mdlm_net": ("net", {"dimamba": "DiMamba"}),
 }
 
 
