@@ -25,8 +25,7 @@ Keys = Int64[np.ndarray, "b 2"]
 
 @runtime_checkable
 class TokenDataset(Protocol):
-    """What `SequenceData` needs of a data set: items by key (epoch, index), whole batches at
-    once."""
+    """What `SequenceData` needs of a data set: batches of items by their keys (epoch, index)."""
 
     def __len__(self) -> int: ...
 
@@ -124,11 +123,9 @@ class SequenceData:
         rank: int = 0,
         world_size: int = 1,
     ) -> DataLoader[TokenBatch]:
-        """Every window of a split once, in order and without augmentation. The last batch is
-        smaller.
+        """Every window of a split once, in order, without augmentation; the last batch is smaller.
 
-        `max_sequences` takes so many of them, spread evenly. A rank sees each `world_size`-th
-        batch.
+        `max_sequences` takes so many, spread evenly. A rank sees each `world_size`-th batch.
         """
         dataset = self.dataset(split).plain()
         index = _spread(len(dataset), max_sequences)

@@ -1,5 +1,4 @@
-"""`Genome`: a FASTA as one memory-mapped array of codes, a byte a base, shared by every process
-that reads it.
+"""`Genome`: a FASTA as one memory-mapped array of codes, a byte a base, shared by its readers.
 
 The text is encoded once. The codes go to a cache folder as `NAME-PATHHASH.CONTENTHASH.codes`, and
 `NAME-PATHHASH.json` says which records they hold and from which state of the FASTA they were made.
@@ -97,8 +96,7 @@ class Genome:
         return self.codes(chrom, start, end) & np.uint8(SOFT_MASK - 1)
 
     def gather(self, offsets: Int64[np.ndarray, "b"], length_bp: int) -> UInt8[np.ndarray, "b l"]:
-        """The codes of windows that begin at `offsets` of the array of all codes; a copy. For
-        whole batches."""
+        """The codes of windows that begin at `offsets` of the array of all codes; a copy."""
         return np.lib.stride_tricks.sliding_window_view(self._all_codes(), length_bp)[offsets]
 
     def _all_codes(self) -> UInt8[np.ndarray, "n"]:
@@ -108,8 +106,7 @@ class Genome:
 
 
 def describe_names(names: Mapping[str, int], wanted: str) -> str:
-    """What a user who asked for a record that is not there should ask for: the same name with or
-    without 'chr'."""
+    """What there is instead of a record that is not there, as the end of a message."""
     alias = wanted.removeprefix("chr") if wanted.startswith("chr") else f"chr{wanted}"
     if alias in names:
         return f"it has {alias!r}: use the FASTA's names."
@@ -271,8 +268,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _check_fai(path: Path, records: tuple[FastaRecord, ...]) -> None:
-    """Refuse a FASTA whose `.fai` describes another file: whoever else reads it by that index
-    reads wrong bases."""
+    """Refuse a FASTA whose `.fai` describes another: whoever reads by it gets wrong bases."""
     fai = path.with_name(f"{path.name}.fai")
     if not fai.exists():
         return
@@ -287,11 +283,10 @@ def _check_fai(path: Path, records: tuple[FastaRecord, ...]) -> None:
 
 @contextlib.contextmanager
 def _exclusive(folder: Path, name: str) -> Iterator[bool]:
-    """Hold an advisory lock on a cache entry; yields whether the system gave one. A killed holder
-    loses it.
+    """Hold an advisory lock on a cache entry; yields whether it is held.
 
-    Without it (Windows, some network file systems) two builders do the work twice, and the renames
-    keep them apart.
+    A process that is killed loses it. Without a lock (Windows, some network file systems) two
+    builders do the work twice, and the renames keep them apart.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

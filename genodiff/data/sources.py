@@ -1,5 +1,4 @@
-"""Data by name, for configurations: from files to `SequenceData`, with plain values for
-arguments."""
+"""Data by name, for configurations: from files and plain values to `SequenceData`."""
 
 import hashlib
 import json
@@ -50,8 +49,7 @@ def fasta_data(
     cache_dir: str | Path | None = None,
     reindex: bool = False,
 ) -> SequenceData:
-    """Windows of `length` bases of a FASTA (plain, bgzip, gzip), split by the fourth column of a
-    BED.
+    """Windows of a FASTA (plain, bgzip, gzip), split by the fourth column of a BED.
 
     `split_policy="strict"` keeps each window inside its row, `stride` bases after the last
     (default: `length`), leaves out those with more than `max_n_fraction` of N, and refuses rows of

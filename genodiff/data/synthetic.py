@@ -1,5 +1,4 @@
-"""A genome drawn from a known law, so that the likelihood of a model can be held against the
-truth.
+"""A genome drawn from a known law: the likelihood of a model can be held against the truth.
 
 The law is a sequence of independent blocks. A block is one background base (probability 1 - rho),
 or one of M motifs of W bases (probability rho), forward or reverse-complemented with equal chance,
@@ -40,8 +39,9 @@ class SyntheticGenome:
     """The law: `n_motifs` motifs (M) of `motif_length` bases (W), drawn uniformly from `seed`.
 
     They cover `motif_fraction` of the bases (which sets rho); `mutation_rate` is eps, `gc` the
-    share of G and C in the background. At the default values a base has 0.97 nats (perplexity
-    2.63), and what order-3 Markov models see of it is little: they reach 3.84.
+    share of G and C in the background. At the default values windows of 1,024 bases have 0.718
+    nats a base (perplexity 2.05), while Markov models of orders 0 to 3 reach 4.00, 3.97, 3.90 and
+    3.63: most of the structure is out of reach of a short memory.
     """
 
     def __init__(
@@ -69,8 +69,7 @@ class SyntheticGenome:
         self.motifs = np.concatenate([forward, 3 - forward[:, ::-1]])  # (2 M, W), 0 to 3: A C G T
         self.mutation_rate = mutation_rate
         self.background = np.array([1 - gc, gc, gc, 1 - gc]) / 2
-        # A block has 1 - rho + rho W bases, rho W of them in a motif: motif_fraction solved for
-        # rho.
+        # A block has 1 - rho + rho W bases, rho W of them in a motif; solved for rho.
         self.block_rate = motif_fraction / (motif_length - motif_fraction * (motif_length - 1))
         self.motif_fraction = motif_fraction
 
@@ -87,9 +86,7 @@ class SyntheticGenome:
         phase = rng.integers(0, motif_length, n_windows) * is_motif[:, 0]
         ends = np.cumsum(np.where(is_motif, motif_length, 1), axis=1) - phase[:, None]
         starts = np.concatenate([np.zeros((n_windows, 1), dtype=np.int64), ends[:, :-1]], axis=1)
-        widths = np.minimum(ends, length) - np.minimum(
-            starts, length
-        )  # (n, blocks), 0 beyond the window
+        widths = np.minimum(ends, length) - np.minimum(starts, length)  # 0 beyond the window
         kind = np.where(is_motif, rng.integers(0, n_kinds, shape), -1)
         first = np.where(is_motif, ends - motif_length, starts)
         kind = np.repeat(kind.ravel(), widths.ravel()).reshape(shape)
@@ -102,16 +99,22 @@ class SyntheticGenome:
         return (_FIRST_ID + np.where(kind < 0, background, motif_bases)).astype(np.uint8)
 
     def log_likelihood(self, ids: UInt8[np.ndarray, "n l"]) -> Float64[np.ndarray, "n"]:
-        """log p of each window, in nats: the scaled forward algorithm (Rabiner 1989, section V.A)
-        in float64."""
+        """log p of each window, in nats. Raises `ValueError` for ids that are not A, C, G or T.
+
+        The scaled forward algorithm (Rabiner 1989, section V.A) in float64.
+        """
+        if len(ids) and not _FIRST_ID <= ids.min() <= ids.max() < _FIRST_ID + 4:
+            raise ValueError(
+                f"ids from {ids.min()} to {ids.max()}: the law gives A, C, G and T, ids 7 to 10; "
+                "leave other windows out."
+            )
         chunks = [ids[i : i + _LIKELIHOOD_CHUNK] for i in range(0, len(ids), _LIKELIHOOD_CHUNK)]
         return np.concatenate(
             [self._forward(chunk.astype(np.int64) - _FIRST_ID) for chunk in chunks]
         )
 
     def entropy(self, n_windows: int, length: int, rng: np.random.Generator) -> EntropyEstimate:
-        """Entropy a base of windows of `length`: what no model of such windows can beat in
-        expectation."""
+        """Entropy a base of windows of `length`: in expectation no model of them has less."""
         nats = -self.log_likelihood(self.draw(n_windows, length, rng)) / length
         return EntropyEstimate(float(nats.mean()), float(nats.std(ddof=1) / np.sqrt(n_windows)))
 

@@ -26,8 +26,7 @@ PUBLISHED_SPAN_BP = 2**20
 
 
 class Places(NamedTuple):
-    """Where windows lie: their BED row, their start on its chromosome, and how far that start may
-    move."""
+    """Where windows lie: BED row, start on the chromosome, and the bounds of that start."""
 
     row: Int64[np.ndarray, "b"]
     start: Int64[np.ndarray, "b"]
@@ -55,8 +54,7 @@ class Tiling(abc.ABC):
 
 @final
 class InsideRows(Tiling):
-    """Windows at `stride_bp` (default: their length) from the start of each row, all of each
-    window inside the row.
+    """Windows inside the rows, at `stride_bp` (default: their length) from the start of each row.
 
     A row that is shorter than a window gives none, nor does a stretch with more than
     `max_n_fraction` of N (a window of nothing but N is left out even at 1); both are counted. The

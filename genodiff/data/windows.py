@@ -120,8 +120,7 @@ class GenomeWindows(Dataset):
         ]
 
     def plain(self) -> "GenomeWindows":
-        """The same windows as evaluation reads them: the BED's strand, no jitter, soft-masked
-        bases at full weight."""
+        """The same windows for evaluation: the BED's strand, no jitter, lower case at weight 1."""
         return GenomeWindows(
             self.genome, self.tiling, self.tokenizer, n_as_padding=self.n_as_padding
         )
@@ -138,8 +137,7 @@ class GenomeWindows(Dataset):
     def _read_at(
         self, keys: Keys
     ) -> tuple[Int64[np.ndarray, "b"], Int64[np.ndarray, "b"], np.ndarray]:
-        """The BED row, the start on the chromosome and whether the minus strand is read, for each
-        key."""
+        """For each key the BED row, the start on the chromosome, and whether to read minus."""
         epoch, index = keys.T
         if len(index) and not 0 <= index.min() <= index.max() < len(self):
             raise IndexError(f"window {index.min()} to {index.max()} of {len(self)}")

@@ -54,6 +54,17 @@ class Curve(NamedTuple):
     values: ndarray
 
 
+def require_matplotlib() -> None:
+    """Raises UserError where matplotlib is not installed: for tasks that draw only at their end."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "matplotlib is not installed, and figures are drawn with it; "
+            "run pip install 'genodiff[report]'."
+        ) from error
+
+
 def likelihood_figure(
     estimates: Sequence[Estimate], *, truth: Estimate | None = None, quantity: str = "perplexity"
 ) -> Figure:
@@ -304,18 +315,11 @@ def _divergence_words(divergence: Divergence | None, floor: NoiseFloor | None) -
 
 
 def _svg(draw: Callable[[Any], None], *, height: float, width: float = 6.2) -> str:
-    """What `draw` puts on a figure of that size in inches, as one `<svg>` element without size.
+    """What `draw` puts on a figure of that size in inches, as one `<svg>` element without size."""
+    require_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure as Canvas
 
-    Raises UserError where matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure as Canvas
-    except ImportError as error:
-        raise UserError(
-            "matplotlib is not installed, and figures are drawn with it; "
-            "run pip install 'genodiff[report]'."
-        ) from error
     buffer = io.StringIO()
     with matplotlib.rc_context(_STYLE):
         figure = Canvas(figsize=(width, height), layout="constrained", facecolor="none")

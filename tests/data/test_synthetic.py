@@ -73,6 +73,11 @@ def test_windows_that_cannot_occur_have_no_probability() -> None:
     assert np.exp(log_p).sum() == pytest.approx(1, 1e-12)
 
 
+def test_what_is_no_base_has_no_likelihood() -> None:
+    with pytest.raises(ValueError, match=r"ids from 7 to 11: the law gives A, C, G and T"):
+        tiny().log_likelihood(np.array([[7, 11]], dtype=np.uint8))
+
+
 def test_without_motifs_the_entropy_is_that_of_independent_bases() -> None:
     law = tiny(motif_fraction=0.0)
     p = np.array([0.35, 0.15, 0.15, 0.35])

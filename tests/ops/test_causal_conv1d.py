@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from genodiff.errors import UserError
 from genodiff.ops import _mamba_ssm, _native, causal_conv1d
+from tests.ops.implementations import ALL, FAST, Cpu
 from tests.ops.inputs import (
     Tensors,
     assert_all_close,
@@ -19,16 +20,8 @@ from tests.ops.inputs import (
     poisoned_memory,
 )
 
-Cpu = Literal["native", "chunked", "reference"]
-CPU: list[Cpu] = ["native", "chunked", "reference"]
-FAST: list[Cpu] = ["native", "chunked"]
-
 # Rounding of float32 sums over up to (b l) terms that partly cancel; bugs are many orders larger.
 FLOAT32 = 1e-5
-
-pytestmark = pytest.mark.skipif(
-    _native.library() is None, reason="the C kernels are not built: python hatch_build.py"
-)
 
 
 def compare_with_float64(inputs: Tensors, **options: Any) -> None:
@@ -43,7 +36,7 @@ def compare_with_float64(inputs: Tensors, **options: Any) -> None:
             assert_all_close(actual, expected, FLOAT32)
 
 
-@pytest.mark.parametrize("implementation", CPU)
+@pytest.mark.parametrize("implementation", ALL)
 def test_an_impulse_gives_the_taps_last_one_first(implementation: Cpu) -> None:
     weight = torch.tensor([[1.0, 2.0, 3.0]])
     x = torch.zeros(1, 6, 1)

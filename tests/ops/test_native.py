@@ -9,6 +9,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from genodiff.ops import _native, causal_conv1d, selective_scan
+from tests.ops.implementations import needs_kernels
 from tests.ops.inputs import (
     assert_all_close,
     changed,
@@ -18,9 +19,7 @@ from tests.ops.inputs import (
     threads,
 )
 
-pytestmark = pytest.mark.skipif(
-    _native.library() is None, reason="the C kernels are not built: python hatch_build.py"
-)
+pytestmark = needs_kernels
 
 
 def runnable_builds() -> list[str]:

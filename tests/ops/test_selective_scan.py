@@ -10,6 +10,7 @@ import torch
 
 from genodiff.errors import UserError
 from genodiff.ops import _choice, _chunked, _mamba_ssm, _native, _reference, selective_scan
+from tests.ops.implementations import ALL, FAST, Cpu, needs_kernels
 from tests.ops.inputs import (
     Tensors,
     assert_all_close,
@@ -20,18 +21,10 @@ from tests.ops.inputs import (
     scan_inputs,
 )
 
-Cpu = Literal["native", "chunked", "reference"]
-CPU: list[Cpu] = ["native", "chunked", "reference"]
-FAST: list[Cpu] = ["native", "chunked"]
-
 # Rounding of float32 sums over up to (b l) terms that partly cancel; bugs are many orders larger.
 FLOAT32 = 1e-5
 # torch's elementwise functions round differently where memory is strided; ours do not.
 ROUNDING = {"native": 0.0, "chunked": 1e-6}
-
-pytestmark = pytest.mark.skipif(
-    _native.library() is None, reason="the C kernels are not built: python hatch_build.py"
-)
 
 
 def compare_with_float64(inputs: Tensors, tolerance: float = FLOAT32, **options: Any) -> None:
@@ -46,7 +39,7 @@ def compare_with_float64(inputs: Tensors, tolerance: float = FLOAT32, **options:
             assert_all_close(actual, expected, tolerance)
 
 
-@pytest.mark.parametrize("implementation", CPU)
+@pytest.mark.parametrize("implementation", ALL)
 def test_an_impulse_decays_geometrically(implementation: Cpu) -> None:
     """One channel, one state, steps of 1: y_t = C B exp(-a t)."""
     l, a = 70, 0.25
@@ -62,7 +55,7 @@ def test_an_impulse_decays_geometrically(implementation: Cpu) -> None:
     torch.testing.assert_close(y.flatten(), expected, rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("implementation", CPU)
+@pytest.mark.parametrize("implementation", ALL)
 def test_without_decay_the_scan_is_a_cumulative_sum(implementation: Cpu) -> None:
     """A = 0: h_t = sum of dt u B, and C reads the sum of the states."""
     x = scan_inputs(2, 50, 6, 4)
@@ -123,6 +116,7 @@ def test_any_number_of_states_fits(n: int) -> None:
     compare_with_float64(scan_inputs(2, 40, 20, n), reverse=True)
 
 
+@needs_kernels
 def test_gradients_of_the_kernel_are_accurate_to_float32() -> None:
     """The figure of the package: 4e-7 relative to float64, outputs and all gradients."""
     inputs = scan_inputs(4, 256, 128, 16)
@@ -220,6 +214,7 @@ def test_the_chunked_gradient_passes_gradcheck(monkeypatch: pytest.MonkeyPatch) 
         )
 
 
+@needs_kernels
 def test_a_row_does_not_depend_on_the_batch_around_it() -> None:
     inputs = {k: x.float() for k, x in scan_inputs(3, 70, 20, 16).items()}
     alone = {k: x[1:2] if x.ndim == 3 else x for k, x in inputs.items()}
@@ -237,6 +232,7 @@ def test_half_precision_is_computed_in_float32(implementation: Cpu) -> None:
     assert relative_error(y, full.double()) < 2**-8
 
 
+@needs_kernels
 def test_evaluation_keeps_no_states() -> None:
     inputs = {k: x.float().requires_grad_() for k, x in scan_inputs(1, 40, 20, 16).items()}
     with torch.no_grad():
@@ -244,6 +240,7 @@ def test_evaluation_keeps_no_states() -> None:
     assert selective_scan(**inputs, implementation="native").grad_fn is not None
 
 
+@needs_kernels
 @pytest.mark.parametrize(
     ("dtype", "built", "expected"),
     [

@@ -111,9 +111,9 @@ static void forward_task(const scan *p, int64_t b, int64_t g, vf *A2, vf *h) {
 
 /* What belongs to one vector of channels and one state, over all time. */
 typedef struct {
-    vf A, A2; /* A2 = A log2 e */
-    vf dA;
-    vf dh; /* what the steps after the chunk say about the state that it ends in */
+    vf A, A2;        /* A2 = A log2 e */
+    vf dh;           /* what the steps after the chunk say about the state that it ends in */
+    vf dA, chunk_dA; /* over the chunks so far, and over the steps of this one: sums of sums lose fewer digits */
 } rate;
 
 /* One state of one step. Fields that are used together lie together: in arrays of their own, whose sizes are powers of
@@ -162,7 +162,8 @@ INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int 
                            workspace w) {
     rate *restrict r = w.rates + k * states;
     recompute_piece(p, s, width, states, r, w);
-    vf D = channels_of(p->D, s.channel, width), dD = w.dD[k], dbias = w.dbias[k];
+    vf D = channels_of(p->D, s.channel, width), dD = broadcast(0.0f), dbias = broadcast(0.0f);
+    for (int64_t n = 0; n < states; n++) r[n].chunk_dA = broadcast(0.0f);
     for (int64_t t = s.end - 1; t >= s.begin; t--) {
         int64_t at = time_of(p, t), j = t - s.begin, o = (s.b * p->length + at) * p->channels + s.channel;
         vf dy = load(row_of(q->dout, s.b, at) + s.channel, width);
@@ -186,7 +187,7 @@ INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int 
             r[n].dh = dh;
             dh *= before[n].h;
             dh_hA += dh * r[n].A;
-            r[n].dA += dh * dt;
+            r[n].chunk_dA += dh * dt;
         }
         vf ddelta = (dh_hA + u * dh_B) * w.moments[j].slope;
         store(q->du + o, D * dy + dt * dh_B, width);
@@ -194,8 +195,9 @@ INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int 
         dD += dy * u;
         dbias += ddelta;
     }
-    w.dD[k] = dD;
-    w.dbias[k] = dbias;
+    for (int64_t n = 0; n < states; n++) r[n].dA += r[n].chunk_dA;
+    w.dD[k] += dD;
+    w.dbias[k] += dbias;
 }
 
 /* dB and dC of one step, summed over lanes. */

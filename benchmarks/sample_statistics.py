@@ -1,0 +1,83 @@
+"""GC content and k-mer divergence of sampled DNA against held-out windows of the genome.
+
+    python benchmarks/sample_statistics.py --samples samples.fa --fasta genome.fa.gz --bed splits.bed
+
+Prints a table and, with --out, writes a JSON. Words on both strands count as one, because a BED
+row's strand is arbitrary; the noise floor is what as many real windows score against the others.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from Bio import SeqIO
+
+from genodiff.data import fasta_data
+from genodiff.evaluation import divergence, gc_content, kmer_spectrum, noise_floor
+from genodiff.files import write_text
+
+
+def main() -> None:
+    """Parses the command line and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--samples", required=True)
+    parser.add_argument("--fasta", required=True)
+    parser.add_argument("--bed", required=True)
+    parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    parser.add_argument("--out")
+    arguments = parser.parse_args()
+    samples = [str(record.seq) for record in SeqIO.parse(arguments.samples, "fasta")]
+    report = statistics(samples, arguments.fasta, arguments.bed, arguments.split)
+    for name, gc in report["gc"].items():
+        print(f"GC of the {name:<8} {gc['share']:.4f} +- {gc['standard_error']:.4f} (s.e.)")
+    for k, row in report["kmers"].items():
+        print(
+            f"{k}-mers: JS divergence {row['bits']:.2e} bits "
+            f"(95 % {row['confidence_95'][0]:.2e} to {row['confidence_95'][1]:.2e}); "
+            f"{len(samples)} real windows against the rest {row['noise_floor']:.2e} "
+            f"({row['noise_floor_95'][0]:.2e} to {row['noise_floor_95'][1]:.2e})"
+        )
+    if arguments.out:
+        write_text(Path(arguments.out), json.dumps(report, indent=2) + "\n")
+
+
+def statistics(samples: list[str], fasta: str, bed: str, split: Any) -> dict[str, Any]:
+    """The figures as plain values."""
+    data = fasta_data(fasta, bed, length=len(samples[0]))
+    ids = data.tokenizer.data_ids[:4]
+    windows = [row for batch in data.eval_loader(split) for row in batch.tokens.numpy()]
+    gc = {"samples": gc_content(samples), "windows": gc_content(windows, data_ids=ids)}
+    kmers = {}
+    for k in (1, 2, 3, 4, 6):
+        sampled = kmer_spectrum(samples, k, both_strands=True)
+        real = kmer_spectrum(windows, k, data_ids=ids, both_strands=True)
+        result = divergence(sampled, real)
+        floor = noise_floor(real, size=len(samples))
+        kmers[k] = {
+            "bits": result.bits,
+            "debiased": result.debiased,
+            "confidence_95": list(result.confidence_95),
+            "noise_floor": floor.bits,
+            "noise_floor_95": list(floor.range_95),
+        }
+    return {
+        "samples": len(samples),
+        "windows": len(windows),
+        "split": split,
+        "length": len(samples[0]),
+        "gc": {
+            name: {
+                "share": value.share,
+                "standard_error": value.standard_error,
+                "sd_between": float(np.nanstd(value.each)),
+            }
+            for name, value in gc.items()
+        },
+        "kmers": kmers,
+    }
+
+
+if __name__ == "__main__":
+    main()
