@@ -1,6 +1,6 @@
 """GC content and k-mer divergence of sampled DNA against held-out windows of the genome.
 
-    python benchmarks/sample_statistics.py --samples samples.fa --fasta genome.fa.gz --bed splits.bed
+    python benchmarks/sample_statistics.py --samples a.fa --fasta genome.fa.gz --bed splits.bed
 
 Prints a table and, with --out, writes a JSON. Words on both strands count as one, because a BED
 row's strand is arbitrary; the noise floor is what as many real windows score against the others.
@@ -21,7 +21,7 @@ from genodiff.files import write_text
 
 def main() -> None:
     """Parses the command line and prints."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Sampled DNA against held-out windows.")
     parser.add_argument("--samples", required=True)
     parser.add_argument("--fasta", required=True)
     parser.add_argument("--bed", required=True)

@@ -62,15 +62,24 @@ INLINE void forward_piece(const convolution *p, piece s, int width, int64_t taps
     }
 }
 
-/* ds has room for the chunk's steps and the W - 1 after it, which the chunk's last inputs also feed. */
+typedef struct {
+    vf *w, *dw;       /* (vectors, W) */
+    vf *bias, *dbias; /* (vectors,) */
+    vf *ds;           /* (chunk + W - 1,): the chunk's steps, and those after it that its last inputs also feed */
+    vf *chunk_dw;     /* (W,): over the chunk alone, because sums of sums lose fewer digits */
+} workspace;
+
 INLINE void backward_piece(const convolution *p, const convolution_gradients *q, piece s, int width, int64_t taps,
-                           const vf *w, vf bias, vf *restrict dw, vf *restrict dbias, vf *restrict ds) {
+                           int64_t k, workspace m) {
+    const vf *w = m.w + k * taps;
+    vf *restrict dw = m.chunk_dw, *restrict ds = m.ds, dbias = broadcast(0.0f);
+    for (int64_t j = 0; j < taps; j++) dw[j] = broadcast(0.0f);
     for (int64_t t = s.begin; t < s.end + taps - 1; t++) {
         vf g = broadcast(0.0f);
         if (t < p->length) {
             g = load(row_of(q->dout, s.b, time_of(p, t)) + s.channel, width);
             if (p->silu) {
-                vf y = convolve(p, s, t, width, taps, w, bias), gate = sigmoid(y);
+                vf y = convolve(p, s, t, width, taps, w, m.bias[k]), gate = sigmoid(y);
                 g *= gate * (1.0f + y * (1.0f - gate));
             }
         }
@@ -83,9 +92,11 @@ INLINE void backward_piece(const convolution *p, const convolution_gradients *q,
             dw[j] += *g * x_at(p, s, t - (taps - 1) + j, width);
             dx += w[j] * g[taps - 1 - j];
         }
-        *dbias += *g;
+        dbias += *g;
         store(q->dx + offset_of(p, s, t), dx, width);
     }
+    for (int64_t j = 0; j < taps; j++) m.dw[k * taps + j] += dw[j];
+    m.dbias[k] += dbias;
 }
 
 /* The group's weight as (vectors, W) and bias as (vectors,); lanes past the last channel are 0. */
@@ -112,12 +123,6 @@ static void forward_task(const convolution *p, int64_t b, int64_t g, vf *w, vf *
     }
 }
 
-typedef struct {
-    vf *w, *dw;       /* (vectors, W) */
-    vf *bias, *dbias; /* (vectors,) */
-    vf *ds;           /* (chunk + W - 1,) */
-} workspace;
-
 static void backward_task(const convolution *p, const convolution_gradients *q, int64_t b, int64_t g, workspace m) {
     int64_t first = g * p->group, last = minimum(p->channels, first + p->group), taps = p->taps;
     load_parameters(p, first, last, m.w, m.bias);
@@ -128,9 +133,8 @@ static void backward_task(const convolution *p, const convolution_gradients *q, 
         for (int64_t c = first; c < last; c += VW) {
             piece s = {b, begin, end, c};
             int64_t k = (c - first) / VW;
-            vf *w = m.w + k * taps, *dw = m.dw + k * taps, *db = m.dbias + k;
-            if (last - c >= VW) backward_piece(p, q, s, VW, taps, w, m.bias[k], dw, db, m.ds);
-            else backward_piece(p, q, s, (int)(last - c), taps, w, m.bias[k], dw, db, m.ds);
+            if (last - c >= VW) backward_piece(p, q, s, VW, taps, k, m);
+            else backward_piece(p, q, s, (int)(last - c), taps, k, m);
         }
     }
     for (int64_t i = 0; i < last - first; i++) {
@@ -156,12 +160,13 @@ int causal_conv1d_forward(const convolution *p) {
 int causal_conv1d_backward(const convolution *p, const convolution_gradients *q) {
     int64_t vectors = p->group / VW, groups = groups_of(p), taps = p->taps;
     workspace m;
-    m.w = allocate((size_t)(2 * vectors * (taps + 1) + p->chunk + taps - 1) * sizeof(vf));
+    m.w = allocate((size_t)(2 * vectors * (taps + 1) + p->chunk + 2 * taps) * sizeof(vf));
     if (!m.w) return 1;
     m.dw = m.w + vectors * taps;
     m.bias = m.dw + vectors * taps;
     m.dbias = m.bias + vectors;
-    m.ds = m.dbias + vectors;
+    m.chunk_dw = m.dbias + vectors;
+    m.ds = m.chunk_dw + taps;
     control_word mode = flush_denormals();
     for (int64_t i; (i = atomic_fetch_add(p->next_task, 1)) < p->batch * groups;)
         backward_task(p, q, i / groups, i % groups, m);
