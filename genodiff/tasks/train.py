@@ -173,7 +173,7 @@ def assemble(config: dict[str, Any]) -> Parts:
 def validation(data: SequenceData, sequences: int) -> Callable[[Denoiser], Likelihood]:
     """Scores a denoiser on `sequences` windows spread evenly over the validation split."""
     batches = list(data.eval_loader("valid", max_sequences=sequences))
-    return lambda model: nelbo(model, batches, seed=0)
+    return lambda model: nelbo(model, batches, repeats=8, seed=0)
 
 
 def _fit(parts: Parts, run: Path, device: torch.device, resume: Path | None) -> Fitted:
