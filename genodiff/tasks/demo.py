@@ -27,6 +27,7 @@ import torch
 from genodiff import __version__
 from genodiff.data import SequenceData, Split, SyntheticGenome
 from genodiff.diffusion import Ancestral
+from genodiff.errors import UserError
 from genodiff.evaluation import Likelihood, divergence, kmer_spectrum, nelbo, noise_floor
 from genodiff.evaluation.figures import (
     Curve,
@@ -74,6 +75,8 @@ def main(
     """Runs every stage and writes the report."""
     began = time.monotonic()
     require_matplotlib()
+    if steps < 1:
+        raise UserError(f"steps={steps} must be at least 1.")
     chosen = select_device(device)
     folder = claim_folder(Path(out), overwrite=overwrite)
 

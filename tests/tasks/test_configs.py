@@ -1,0 +1,100 @@
+"""Every file of configs/ composes, and everything that can be trained takes a step."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from genodiff.cli import TASKS
+from genodiff.config import config_dir
+from tests.tasks.conftest import Genodiff
+
+Genome = tuple[str, str]
+ONE_STEP = (
+    *("trainer.max_steps=1", "trainer.validate_sequences=2", "data.length=32", "device=cpu"),
+    *("data.batch_size=2",),
+)
+SIZES = {
+    "caduceus": ("backbone.d_model=16", "backbone.n_layers=1"),
+    "caduceus_ps": ("backbone.trunk.d_model=16", "backbone.trunk.n_layers=1"),
+    "dit": ("backbone.d_model=16", "backbone.n_layers=1"),
+}
+
+
+def options(group: str) -> list[str]:
+    found = sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
+    assert found, group
+    return found
+
+
+def test_every_task_has_its_config_and_every_config_its_task() -> None:
+    at_root = {path.stem for path in config_dir().glob("*.yaml")}
+    assert at_root == {*TASKS, "base"}
+
+
+def test_every_group_is_tested_here() -> None:
+    groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
+    tested = {"backbone", "schedule", "objective", "data", "sampler", "experiment"}
+    assert groups == tested | {"optimizer", "trainer"}  # with every run below
+
+
+@pytest.mark.parametrize("backbone", options("backbone"))
+def test_every_backbone_takes_a_step(genodiff: Genodiff, genome: Genome, backbone: str) -> None:
+    words = (*genome, *ONE_STEP, *SIZES[backbone], f"backbone={backbone}")
+    outcome = genodiff("train", *words, "out=run")
+    assert outcome.code == 0, outcome.stderr
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [f"{group}={name}" for group in ("schedule", "objective") for name in options(group)],
+)
+def test_every_schedule_and_objective_takes_a_step(
+    genodiff: Genodiff, genome: Genome, choice: str
+) -> None:
+    outcome = genodiff("train", *genome, *ONE_STEP, *SIZES["caduceus"], choice, "out=run")
+    assert outcome.code == 0, outcome.stderr
+
+
+@pytest.mark.parametrize("data", options("data"))
+def test_every_data_set_takes_a_step(genodiff: Genodiff, genome: Genome, data: str) -> None:
+    small = (*ONE_STEP, *SIZES["caduceus"])
+    if data == "fasta":
+        words = genome
+    elif data == "hg38":
+        Path("root").mkdir()
+        Path("genome.fa").rename("root/hg38.ml.fa")
+        Path("genome.bed").rename("root/human-sequences.bed")
+        words = ("data=hg38", "data.root=root")
+    elif data == "synthetic":
+        records = ("data.train_records=1", "data.valid_records=1", "data.test_records=1")
+        words = ("data=synthetic", "data.record_length=512", *records)
+    else:
+        assert data == "trained"  # of evaluate alone
+        return
+    outcome = genodiff("train", *words, *small, "out=run")
+    assert outcome.code == 0, outcome.stderr
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_every_experiment_takes_a_step(
+    genodiff: Genodiff, genome: Genome, experiment: str
+) -> None:
+    words = (f"experiment={experiment}", *genome, *ONE_STEP)
+    outcome = genodiff("train", *words, "out=run")
+    assert outcome.code == 0, outcome.stderr
+
+
+def test_a_missing_hg38_says_how_to_get_it(genodiff: Genodiff) -> None:
+    outcome = genodiff("train", "data=hg38", "data.root=.", *ONE_STEP, "out=run")
+    assert outcome.code == 2 and "hg38.ml.fa" in outcome.stderr
+
+
+def test_the_readme_s_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    state = torch.get_rng_state()
+    exec(compile(block, "README.md", "exec"), {})
+    torch.set_rng_state(state)
+    assert re.fullmatch("[ACGT]{128}\n", capsys.readouterr().out)

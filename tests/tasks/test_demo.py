@@ -1,0 +1,58 @@
+"""The demo from end to end, shortened; its report opened in a browser where there is one."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.conftest import Genodiff
+
+
+@pytest.mark.slow
+def test_the_demo_leaves_what_is_promised(genodiff: Genodiff, tmp_path: Path) -> None:
+    outcome = genodiff("demo", "out=demo", "steps=40", "device=cpu")
+    assert outcome.code == 0, outcome.stderr
+    demo = tmp_path / "demo"
+    metrics = json.loads((demo / "metrics.json").read_text())
+    assert metrics["gap_nats"] > 0
+    assert (demo / "samples.fa").read_text().count(">") == 96
+    assert {path.name for path in (demo / "model").iterdir()} == {
+        *("config.json", "model.safetensors", "tokenizer.json"),
+    }
+    page = (demo / "report.html").read_text()
+    assert "http-equiv" in page and "<svg" in page and "<script" not in page
+
+    again = genodiff("sample", "checkpoint=demo/model", "num_samples=1", "length=50", "out=-")
+    assert again.code == 0 and again.stdout.startswith(">sample_0 length=50")
+    refused = genodiff("demo", "out=demo", "steps=1")
+    assert refused.code == 2 and "overwrite=true" in refused.stderr
+
+    browser = shutil.which("chromium")
+    if browser:
+        flags = (
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--dump-dom",
+            "--enable-logging=stderr",
+        )
+        profile = f"--user-data-dir={tmp_path / 'profile'}"
+        shown = subprocess.run(
+            [browser, *flags, profile, f"file://{demo / 'report.html'}"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert "What the model has learnt" in shown.stdout
+        assert "CONSOLE" not in shown.stderr
+
+
+def test_a_demo_that_cannot_be_is_refused(genodiff: Genodiff, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    outcome = genodiff("demo", "out=notes.txt")
+    assert outcome.code == 2 and "is a file" in outcome.stderr
+    outcome = genodiff("demo", "out=demo", "steps=0")
+    assert outcome.code == 2 and "steps=0 must be at least 1" in outcome.stderr
+    assert not (tmp_path / "demo").exists()
