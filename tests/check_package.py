@@ -19,6 +19,7 @@ CHECKS = (
             "data.train_records=2",
             "data.record_length=1024",
             "data.length=64",
+            "data.cache_dir=cache",
         ),
         *("backbone.d_model=16", "backbone.n_layers=1", "trainer.max_steps=4", "device=cpu"),
         *("trainer.validate_sequences=8", "out=run"),

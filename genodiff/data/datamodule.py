@@ -6,6 +6,7 @@ resumes at batch i sees what it would have seen, an epoch ends inside a batch wi
 repeating a window, and the batch is cut into ranks, not drawn by them.
 """
 
+import signal
 from collections.abc import Iterator
 from typing import Any, Literal, Protocol, final, runtime_checkable
 
@@ -155,6 +156,7 @@ class SequenceData:
             batch_sampler=batches,  # pyright: ignore[reportArgumentType]: batches are arrays, not lists
             collate_fn=dataset.collate,
             generator=torch.Generator().manual_seed(self.seed),
+            worker_init_fn=_ignore_interrupts,
             **self._workers,
         )
 
@@ -201,6 +203,11 @@ class EvalBatches(Sampler[Keys]):
 
     def __len__(self) -> int:
         return len(self.starts)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    # Ctrl-C reaches the whole group of processes; what to do about it is for the main one to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _spread(n: int, most: int | None) -> Int64[np.ndarray, "m"]:

@@ -99,6 +99,20 @@ def fits(value: Any, annotation: Any) -> bool:
     return True
 
 
+def with_absolute_paths(node: Node) -> dict[str, Any]:
+    """`node` with its target's paths made absolute, so that it can be built from anywhere."""
+    parameters = inspect.signature(_resolve(node, "")).parameters
+    return {
+        key: str(Path(value).absolute())
+        if isinstance(value, str)
+        and key in parameters
+        and Path in get_args(parameters[key].annotation)
+        and value != MISSING
+        else value
+        for key, value in node.items()
+    }
+
+
 def select_device(device: str) -> torch.device:
     """`auto`, `cpu` or `cuda` as a torch device; `cuda` without one is a UserError."""
     if device == "auto":

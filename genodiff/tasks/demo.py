@@ -71,8 +71,8 @@ def main(
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
     overwrite: bool,
-) -> None:
-    """Runs every stage and writes the report."""
+) -> int:
+    """Runs every stage and writes the report. Returns 130 if a signal ended the training."""
     began = time.monotonic()
     require_matplotlib()
     if steps < 1:
@@ -89,7 +89,8 @@ def main(
     log.info("2/5 training a small Caduceus on it")
     config = training_config(fasta, bed, folder / "genome", steps, seed)
     parts = assemble(config)
-    start(parts, config, folder / "run", chosen)
+    if code := start(parts, config, folder / "run", chosen):
+        return code
     model = load_model(folder / "run", chosen)
     save_model(model, folder / "model")
 
@@ -151,6 +152,7 @@ def main(
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     report(folder, metrics, likelihood, spectra, stretch, drawn).write(folder / "report.html")
     log.info("%s\nreport: %s", headline(metrics), folder / "report.html")
+    return 0
 
 
 def training_config(fasta: Path, bed: Path, cache: Path, steps: int, seed: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Drawing sequences from a model and writing them as FASTA."""
 
+import logging
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 
 from genodiff.diffusion import Cached, Counting, Denoiser, Sampler
+
+log = logging.getLogger(__name__)
 
 LINE = 80
 """Bases a FASTA line."""
@@ -45,6 +48,9 @@ def draw_sequences(
         prior = source.process.prior((rows, length), device=device, generator=generator)
         tokens = sampler(source, prior, generator=generator)
         sequences += [tokenizer.decode(row) for row in tokens.cpu()]
+        if count > batch_size:
+            seconds = time.monotonic() - began
+            log.info("%d of %d sequences drawn, %.0f seconds", len(sequences), count, seconds)
     return Drawn(sequences, counting.calls, counting.row_evaluations, time.monotonic() - began)
 
 

@@ -24,7 +24,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,6 +77,7 @@ def main(
         samples_per_sequence=samples_per_sequence,
         seed=seed,
         device=chosen,
+        progress=_lines(seconds=20),
         clusters=sequences.cluster_ids(split, max_sequences=max_sequences).tolist(),
     )
     report = {
@@ -133,6 +135,19 @@ def headline(likelihood: Likelihood, split: str, baselines: Node) -> str:
         if name.startswith("markov_")
     ]
     return text + ("\nMarkov models by order: " + "  ".join(orders) if orders else "")
+
+
+def _lines(seconds: float) -> Callable[[int, int], None]:
+    """Says how far the evaluation has come, every so many seconds."""
+    last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            log.info("%d of %d network evaluations", done, total)
+
+    return show
 
 
 def _windows(data: SequenceData, split: Split, max_sequences: int | None = None) -> Iterator[Any]:

@@ -49,6 +49,11 @@ def user_overrides() -> list[str]:
     return list(HydraConfig.get().overrides.task)
 
 
+def command_line() -> list[str]:
+    """The command that is being run."""
+    return ["genodiff", str(HydraConfig.get().job.config_name), *user_overrides()]
+
+
 def _run_composed(task: str, run: Run) -> int:
     codes: list[int | None] = []
 

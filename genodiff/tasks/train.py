@@ -46,9 +46,9 @@ from genodiff.diffusion import Ancestral, Denoiser
 from genodiff.errors import UserError
 from genodiff.evaluation import Likelihood, nelbo
 from genodiff.files import claim_folder, write_text
-from genodiff.tasks.build import Node, build, select_device
+from genodiff.tasks.build import Node, build, select_device, with_absolute_paths
 from genodiff.tasks.draw import draw_sequences, fasta_text
-from genodiff.tasks.launch import launch, user_overrides
+from genodiff.tasks.launch import command_line, launch, user_overrides
 from genodiff.tasks.model import Model, build_model, describe, load_model, load_weights
 from genodiff.training import Fitted, GenerativeModule, Plan, fit
 
@@ -82,9 +82,9 @@ def main(
         )
     config = {
         "seed": seed,
-        "init": init,
+        "init": init and str(Path(init).absolute()),
         "sample_length": sample_length,
-        "data": data,
+        "data": with_absolute_paths(data),
         "backbone": backbone,
         "schedule": schedule,
         "objective": objective,
@@ -102,10 +102,11 @@ def main(
 def start(parts: "Parts", config: dict[str, Any], run: Path, device: torch.device) -> int:
     """A new run of `parts`, which `config` describes, in the folder `run`. Returns as `main`."""
     run.mkdir(parents=True, exist_ok=True)
+    manifest = _provenance(parts, config["seed"], device)
+    write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+    # Last: a folder with a config.yaml is a run that can be resumed.
     write_text(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    _write_manifest(run, parts, config["seed"], device, None)
-    fitted = _fit(parts, run, device, resume=None)
-    return _finish(run, parts, config["seed"], device, fitted)
+    return _finish(run, parts, _fit(parts, run, device, resume=None))
 
 
 def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"]) -> int:
@@ -121,12 +122,12 @@ def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"]) -> int:
         raise UserError(f"resume={run} is not a run folder (no config.yaml in it).")
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
     chosen = select_device(device)
-    parts = assemble(config)
     last = run / "checkpoints" / "last.ckpt"
-    if not last.is_file():
+    begun = last.is_file()
+    if not begun:
         log.info("%s has no checkpoint yet: starting from step 0.", run)
-    fitted = _fit(parts, run, chosen, resume=last if last.is_file() else None)
-    return _finish(run, parts, config["seed"], chosen, fitted)
+    parts = assemble({**config, "init": None if begun else config["init"]})
+    return _finish(run, parts, _fit(parts, run, chosen, resume=last if begun else None))
 
 
 class Parts:
@@ -200,8 +201,11 @@ def _fit(parts: Parts, run: Path, device: torch.device, resume: Path | None) -> 
     )
 
 
-def _finish(run: Path, parts: Parts, seed: int, device: torch.device, fitted: Fitted) -> int:
-    _write_manifest(run, parts, seed, device, fitted)
+def _finish(run: Path, parts: Parts, fitted: Fitted) -> int:
+    path = run / "manifest.json"
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    manifest["sessions"].append({"command": command_line(), **fitted._asdict()})
+    write_text(path, json.dumps(manifest, indent=2) + "\n")
     if fitted.interrupted:
         log.info(
             "stopped at step %d of %d; go on with: genodiff train resume=%s",
@@ -221,12 +225,10 @@ def _finish(run: Path, parts: Parts, seed: int, device: torch.device, fitted: Fi
     return 0
 
 
-def _write_manifest(
-    run: Path, parts: Parts, seed: int, device: torch.device, fitted: Fitted | None
-) -> None:
-    """Provenance of the run: what was run, on what, with which data."""
-    manifest = {
-        "command": ["genodiff", "train", *user_overrides()],
+def _provenance(parts: Parts, seed: int, device: torch.device) -> dict[str, Any]:
+    """What is run, on what, with which data; each session's end is added to `sessions`."""
+    return {
+        "command": command_line(),
         "version": __version__,
         "versions": {
             "python": platform.python_version(),
@@ -240,9 +242,8 @@ def _write_manifest(
         "seed": seed,
         "parameters": sum(p.numel() for p in parts.module.parameters()),
         "data": parts.data.describe(),
-        "result": fitted and fitted._asdict(),
+        "sessions": [],
     }
-    write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -132,12 +132,15 @@ def fit(
         use_distributed_sampler=False,
     )
     started = time.monotonic()
-    trainer.fit(
-        module,
-        train_loader((step or 0) * plan.accumulate),
-        ckpt_path=resume,
-        weights_only=True,
-    )
+    try:
+        trainer.fit(
+            module,
+            train_loader((step or 0) * plan.accumulate),
+            ckpt_path=resume,
+            weights_only=True,
+        )
+    except SystemExit as exit:  # what Lightning makes of an interrupt
+        raise KeyboardInterrupt from exit
     return Fitted(
         steps=trainer.global_step,
         tokens=run_log.tokens,

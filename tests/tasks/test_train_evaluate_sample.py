@@ -23,7 +23,7 @@ def test_a_run_leaves_what_is_promised(trained: str) -> None:
     assert manifest["command"][:2] == ["genodiff", "train"] and manifest["seed"] == 0
     assert manifest["versions"]["torch"] == torch.__version__ and manifest["device"] == "cpu"
     assert len(manifest["data"]["fasta"]["sha256"]) == 64
-    assert manifest["result"]["steps"] == 4
+    assert manifest["sessions"][0]["steps"] == 4
     assert list(run.rglob("*.tmp")) == []
 
 
@@ -134,3 +134,24 @@ def test_init_of_another_size_lists_what_does_not_fit(
     )
     assert outcome.code == 2 and "does not fit" in outcome.stderr and "not (" in outcome.stderr
     assert not Path("second").exists()
+
+
+def test_relative_paths_hold_after_moving_elsewhere(
+    genodiff: Genodiff, genome: Genome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relative = ("data.fasta=genome.fa", "data.bed=genome.bed")
+    assert genodiff("train", *relative, *SMALL, "out=run").code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    words = (f"checkpoint={tmp_path / 'run'}", "baselines=false", "max_sequences=2", "out=a.json")
+    outcome = genodiff("evaluate", *words)
+    assert outcome.code == 0, outcome.stderr
+    assert genodiff("train", f"resume={tmp_path / 'run'}").code == 0
+
+
+def test_a_resumed_run_keeps_its_provenance(genodiff: Genodiff, trained: str) -> None:
+    before = json.loads((Path(trained) / "manifest.json").read_text())
+    assert genodiff("train", f"resume={trained}").code == 0
+    after = json.loads((Path(trained) / "manifest.json").read_text())
+    assert after["command"] == before["command"] and after["command"][1] == "train"
+    assert [session["command"][2] for session in after["sessions"]][1] == f"resume={trained}"

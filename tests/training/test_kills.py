@@ -1,5 +1,6 @@
 """Killed at random moments, twenty times over, then resumed: nothing is lost, nothing changed."""
 
+import os
 import random
 import signal
 import subprocess
@@ -44,9 +45,22 @@ def test_twenty_kills_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert_equal(contents(tmp_path / "straight"), contents(broken))
 
 
+@pytest.mark.slow
+def test_ctrl_c_with_workers_saves_and_exits_130(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    words = (*TRAIN, "data.num_workers=2", "trainer.checkpoint_every=1000", "out=broken")
+    process = start(tmp_path, *words)
+    wait_for_step(process, tmp_path / "broken", 10)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    assert process.wait() == 130
+    assert (tmp_path / "broken" / "checkpoints" / "last.ckpt").is_file()
+
+
 def start(folder: Path, *words: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "genodiff", "train", *words]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def last_step(run: Path) -> int:
