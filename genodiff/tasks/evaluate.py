@@ -1,5 +1,4 @@
-"""Measure a model's likelihood on held-out windows, beside Markov models of the same training
-data.
+"""Measure a model's likelihood on held-out windows, beside Markov models.
 
 usage: genodiff evaluate checkpoint=RUN out=FILE.json [key=value ...]
 

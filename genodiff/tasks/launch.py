@@ -56,19 +56,25 @@ def command_line() -> list[str]:
 
 def _run_composed(task: str, run: Run) -> int:
     codes: list[int | None] = []
+    failures: list[Exception] = []
 
-    # Not the return value: hydra.main gives none back.
+    # By lists: hydra.main returns nothing, and adds lines of its own to an exception it meets.
     @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=task)
     def composed(config: DictConfig) -> None:
         _configure_logging()  # here, because Hydra has just done it its own way
-        container = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(container, dict)
-        arguments = {str(key): value for key, value in container.items()}
-        check_arguments(run, arguments, where="")
-        codes.append(run(**arguments))
+        try:
+            container = OmegaConf.to_container(config, resolve=True)
+            assert isinstance(container, dict)
+            arguments = {str(key): value for key, value in container.items()}
+            check_arguments(run, arguments, where="")
+            codes.append(run(**arguments))
+        except Exception as error:
+            failures.append(error)
 
     composed()
-    return codes[-1] or 0 if codes else 0
+    if failures:
+        raise failures[0]
+    return max((code or 0 for code in codes), default=0)
 
 
 def explain(error: Exception) -> str:

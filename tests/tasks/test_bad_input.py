@@ -22,6 +22,7 @@ def assert_refused(
     assert outcome.code == 2, outcome
     assert len(complaint) == 1 and message in complaint[0], outcome.stderr
     assert "Traceback" not in outcome.stderr and outcome.stdout == ""
+    assert "Error executing job" not in outcome.stderr
     assert out is None or not Path(out).exists()
 
 
