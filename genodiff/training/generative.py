@@ -54,8 +54,7 @@ class GenerativeModule(lightning.LightningModule):
         self.description = dict(description or {})
         self.ema = ExponentialMovingAverage(self.model.parameters(), decay=ema_decay)
         self.stepped = True
-        """Whether the last micro-batch ended an optimizer step; True where a run starts or "
-        "resumes."""
+        """Whether the last micro-batch ended an optimizer step; True also where a run starts."""
         self.gradient_norm = torch.zeros(())
         self._micro_batch = 0
 
