@@ -5,19 +5,29 @@ model's behaviour (a cache, guidance, another schedule) is a denoiser that wraps
 """
 
 import abc
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from genodiff.diffusion.parameterization import Parameterization
 from genodiff.diffusion.process import Process, absorbing, log_expm1, log_one_hot
 from genodiff.errors import UserError
 
+# Logits in float32 that exist at once while a likelihood is computed: 64 MiB.
+_LOGITS_AT_ONCE = 1 << 24
+
 
 class Denoiser(nn.Module, abc.ABC):
-    """log p(x_0 | x_t) under a process. `time_conditioning`: whether it also depends on t."""
+    """log p(x_0 | x_t) under a process. `time_conditioning`: whether it also depends on t.
+
+    The methods that end in `_at` give m rows, those of the positions `where` in the order of
+    `tensor[where]`: who needs few positions asks for those, and a network computes its head there
+    alone.
+    """
 
     process: Process
     time_conditioning: bool
@@ -38,6 +48,39 @@ class Denoiser(nn.Module, abc.ABC):
         """log p(x_s | x_t) for s <= t."""
         return self.process.log_posterior(x_t, self.log_x0(x_t, t, condition), t, s)
 
+    def log_x0_at(
+        self,
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "m k"]:
+        """`log_x0` at the positions `where`."""
+        return self.log_x0(x_t, t, condition)[where]
+
+    def log_transition_at(
+        self,
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        s: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "m k"]:
+        """`log_transition` at the positions `where`."""
+        return self.log_transition(x_t, t, s, condition)[where]
+
+    def log_likelihood_at(
+        self,
+        x0: Int[Tensor, "b l"],
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, " m"]:
+        """log p(x_0 | x_t) of the given x_0 at the positions `where`."""
+        log_x0 = self.log_x0_at(x_t, t, where, condition)
+        return log_x0.gather(-1, x0[where][:, None])[:, 0]
+
     def log_score(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
     ) -> Float[Tensor, "b l k"]:
@@ -47,13 +90,23 @@ class Denoiser(nn.Module, abc.ABC):
         )
 
 
+@runtime_checkable
+class WithHead(Protocol):
+    """A network whose logits at a position follow from its hidden state there."""
+
+    def hidden(self, *arguments: Tensor | None) -> Tensor: ...
+
+    def head(self, hidden: Tensor) -> Tensor: ...
+
+
 class NetworkDenoiser(Denoiser):
     """A network read by a parameterization.
 
-    `network(tokens (b, l), sigma (b, #l) | None[, condition]) -> logits (b, l, k)` is any module.
-    With `time_conditioning` it is told sigma(t) in float32, or t itself with `told="time"` (as
-    MDLM does under its change of variables); without, None. Logits are raised to float32 at least,
-    here and nowhere else.
+    `network(tokens (b, l), sigma (b, #l) | None[, condition]) -> logits (b, l, k)` is any module;
+    of one with `hidden` and `head` the head is computed only where it is needed. With
+    `time_conditioning` it is told sigma(t) in float32, or t itself with `told="time"` (as MDLM
+    does under its change of variables); without, None. Logits are raised to float32 at least, here
+    and nowhere else.
     """
 
     def __init__(
@@ -86,25 +139,63 @@ class NetworkDenoiser(Denoiser):
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
     ) -> Float[Tensor, "b l k"]:
         """What the network says, in float32 at least."""
-        sigma = None
-        if self.time_conditioning:
-            sigma = self.process.schedule.sigma(t) if self.told == "sigma" else t
-            sigma = sigma.to(torch.float32)
-        arguments = (x_t, sigma) if condition is None else (x_t, sigma, condition)
-        logits = self.network(*arguments)
-        if logits.shape[-1] != self.process.vocab_size:
-            raise ValueError(
-                f"the network gives {logits.shape[-1]} logits a token and the process has "
-                f"{self.process.vocab_size} tokens; build the process with the network's "
-                "vocab_size, padding included."
-            )
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return self._raised(self.network(*self._arguments(x_t, t, condition)))
 
     def log_x0(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
     ) -> Float[Tensor, "b l k"]:
         sigma = self.process.schedule.sigma(t)
         return self.parameterization.log_x0(self.logits(x_t, t, condition), x_t, sigma)
+
+    def log_x0_at(
+        self,
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "m k"]:
+        logits_of, states = self._states_at(x_t, t, where, condition)
+        sigma = _rows(self.process.schedule.sigma(t), where)
+        return self.parameterization.log_x0(logits_of(states)[None], _rows(x_t, where), sigma)[0]
+
+    def log_transition_at(
+        self,
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        s: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "m k"]:
+        log_x0 = self.log_x0_at(x_t, t, where, condition)[None]
+        rows = (_rows(x_t, where), log_x0, _rows(t, where), _rows(s, where))
+        return self.process.log_posterior(*rows)[0]
+
+    def log_likelihood_at(
+        self,
+        x0: Int[Tensor, "b l"],
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, " m"]:
+        """In chunks where all logits at once would be large: the backward pass computes a chunk's
+        logits again, so that never more than one chunk's exist."""
+        logits_of, states = self._states_at(x_t, t, where, condition)
+
+        def read(states: Tensor, *rows: Tensor) -> Tensor:
+            x0, x_t, sigma = (row[None] for row in rows)
+            logits = logits_of(states)[None]
+            return self.parameterization.log_likelihood(logits, x0, x_t, sigma)[0]
+
+        sigma = self.process.schedule.sigma(t)
+        inputs = (states, *(_rows(x, where)[0] for x in (x0, x_t, sigma)))
+        size = max(1, _LOGITS_AT_ONCE // self.process.vocab_size)
+        if len(states) <= size:
+            return read(*inputs)
+        chunks = zip(*(x.split(size) for x in inputs), strict=True)
+        return torch.cat(
+            [checkpoint(read, *c, use_reentrant=False, preserve_rng_state=False) for c in chunks]
+        )
 
     def log_score(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
@@ -113,6 +204,38 @@ class NetworkDenoiser(Denoiser):
         return self.parameterization.log_score(
             self.logits(x_t, t, condition), x_t, sigma, self.process
         )
+
+    def _arguments(
+        self, x_t: Tensor, t: Tensor, condition: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        """What the network is called with."""
+        sigma = None
+        if self.time_conditioning:
+            sigma = self.process.schedule.sigma(t) if self.told == "sigma" else t
+            sigma = sigma.to(torch.float32)
+        return (x_t, sigma) if condition is None else (x_t, sigma, condition)
+
+    def _states_at(
+        self, x_t: Tensor, t: Tensor, where: Tensor, condition: Tensor | None
+    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+        """(f, m states) with f(states) the logits at `where`. A network that has no head has given
+        all its logits, and f leaves them as they are."""
+        network: object = self.network  # pyright would narrow nn.Module to its __getattr__
+        arguments = self._arguments(x_t, t, condition)
+        if isinstance(network, WithHead):
+            head, everywhere = network.head, network.hidden(*arguments)
+            return lambda states: self._raised(head(states)), _select(everywhere, where)
+        return self._raised, _select(self.network(*arguments), where)
+
+    def _raised(self, logits: Tensor) -> Tensor:
+        """The logits in float32 at least, and as many as the process has tokens."""
+        if logits.shape[-1] != self.process.vocab_size:
+            raise ValueError(
+                f"the network gives {logits.shape[-1]} logits a token and the process has "
+                f"{self.process.vocab_size} tokens; build the process with the network's "
+                "vocab_size, padding included."
+            )
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class Cached(Denoiser):
@@ -190,6 +313,16 @@ class Counting(Denoiser):
     ) -> Float[Tensor, "b l k"]:
         self._count(x_t)
         return self.denoiser.log_x0(x_t, t, condition)
+
+    def log_x0_at(
+        self,
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "m k"]:
+        self._count(x_t)
+        return self.denoiser.log_x0_at(x_t, t, where, condition)
 
     def log_score(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
@@ -270,3 +403,13 @@ def _require_own_transition(denoiser: Denoiser, wrapper: str) -> None:
 def _few(ids: tuple[int, ...]) -> str:
     """A few of many token ids, for a message."""
     return str(list(ids)) if len(ids) <= 8 else f"{list(ids[:4])} and {len(ids) - 4} more"
+
+
+def _rows(x: Tensor, where: Bool[Tensor, "b l"]) -> Tensor:
+    """x (b, #l) at the positions `where`, as one sequence (1, m)."""
+    return x.expand_as(where)[where][None]
+
+
+def _select(states: Float[Tensor, "b l d"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "m d"]:
+    """states[where], by one index: the backward pass of the other sorts its indices."""
+    return states.flatten(0, 1).index_select(0, where.flatten().nonzero()[:, 0])

@@ -73,9 +73,9 @@ class ContinuousNelbo(Objective):
     ) -> Float[Tensor, "b l"]:
         """The integrand at given times and corrupted tokens, without the draw's weight of t."""
         process = absorbing(model.process, "ContinuousNelbo")
-        nats = _cross_entropy(model.log_x0(x_t, t, condition), x0)
-        weight = process.schedule.nelbo_weight(t).to(nats.dtype)
-        return torch.where(_is_scored(process, x0, x_t), weight * nats, 0.0)
+        where = _is_scored(process, x0, x_t)
+        nats = _spread(-model.log_likelihood_at(x0, x_t, t, where, condition), where)
+        return process.schedule.nelbo_weight(t).to(nats.dtype) * nats
 
 
 @dataclass(frozen=True)
@@ -125,17 +125,19 @@ class DiscreteNelbo(Objective):
         process = absorbing(model.process, "DiscreteNelbo")
         step = (t * self.steps).round()
         t, s = step / self.steps, (step - 1) / self.steps
-        log_p = model.log_transition(x_t, t, s, condition)
-        log_p_x0 = log_p.gather(-1, x0[..., None])[..., 0]
+        where = _is_scored(process, x0, x_t)
+        log_p = model.log_transition_at(x_t, t, s, where, condition)  # (m, k)
+        log_p_x0 = log_p.gather(-1, x0[where][:, None])[:, 0]
         # q(x_s | x_t = mask, x_0) has two outcomes: revealed as x_0, or still masked.
         stay = process.schedule.mask_rate(s) / process.schedule.mask_rate(t)
+        stay = stay.expand_as(where)[where]
         stay, reveal = stay.to(log_p.dtype), (1 - stay).to(log_p.dtype)
         kl = torch.xlogy(reveal, reveal) - reveal * log_p_x0
         kl = kl + torch.where(
-            stay > 0, torch.xlogy(stay, stay) - stay * log_p[..., process.mask_id], 0.0
+            stay > 0, torch.xlogy(stay, stay) - stay * log_p[:, process.mask_id], 0.0
         )
-        kl = torch.where(step == 1, reveal.log() - log_p_x0, kl)
-        return torch.where(_is_scored(process, x0, x_t), self.steps * kl, 0.0)
+        kl = torch.where(step.expand_as(where)[where] == 1, reveal.log() - log_p_x0, kl)
+        return _spread(self.steps * kl, where)
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,9 @@ class ExactlyK(Objective):
             mask.sum(-1, keepdim=True).clamp(min=1).to(torch.float64) for mask in (is_data, where)
         )
         t = process.schedule.inverse(1 - k / n)
-        nats = _cross_entropy(model.log_x0(process.mask(x0, where), t, condition), x0)
-        return torch.where(where, (n / k).to(nats.dtype) * nats, 0.0)
+        x_t = process.mask(x0, where)
+        nats = _spread(-model.log_likelihood_at(x0, x_t, t, where, condition), where)
+        return (n / k).to(nats.dtype) * nats
 
 
 def mean_nats(nats: Float[Tensor, "b l"], weights: Float[Tensor, "b l"]) -> Float[Tensor, ""]:
@@ -203,8 +206,9 @@ def mean_nats(nats: Float[Tensor, "b l"], weights: Float[Tensor, "b l"]) -> Floa
     return (nats * weights).sum() / torch.where(total > 0, total, torch.ones_like(total))
 
 
-def _cross_entropy(log_x0: Float[Tensor, "b l k"], x0: Int[Tensor, "b l"]) -> Float[Tensor, "b l"]:
-    return -log_x0.gather(-1, x0[..., None])[..., 0]
+def _spread(values: Float[Tensor, " m"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "b l"]:
+    """The values at the positions `where`, 0 elsewhere."""
+    return values.new_zeros(where.shape).masked_scatter(where, values)
 
 
 def _is_scored(

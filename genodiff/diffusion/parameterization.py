@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -26,6 +27,16 @@ class Parameterization(abc.ABC):
         self, logits: Float[Tensor, "b l k"], x_t: Int[Tensor, "b l"], sigma: Float[Tensor, "b #l"]
     ) -> Float[Tensor, "b l k"]:
         """log p(x_0 | x_t), normalised over k."""
+
+    def log_likelihood(
+        self,
+        logits: Float[Tensor, "b l k"],
+        x0: Int[Tensor, "b l"],
+        x_t: Int[Tensor, "b l"],
+        sigma: Float[Tensor, "b #l"],
+    ) -> Float[Tensor, "b l"]:
+        """log p(x_0 | x_t) of a given x_0."""
+        return self.log_x0(logits, x_t, sigma).gather(-1, x0[..., None])[..., 0]
 
     def log_score(
         self,
@@ -55,6 +66,18 @@ class Subs(Parameterization):
         self, logits: Float[Tensor, "b l k"], x_t: Int[Tensor, "b l"], sigma: Float[Tensor, "b #l"]
     ) -> Float[Tensor, "b l k"]:
         return _substituted(logits, x_t, self.mask_id, self.data_ids)
+
+    def log_likelihood(
+        self,
+        logits: Float[Tensor, "b l k"],
+        x0: Int[Tensor, "b l"],
+        x_t: Int[Tensor, "b l"],
+        sigma: Float[Tensor, "b #l"],
+    ) -> Float[Tensor, "b l"]:
+        restricted = logits + _log_indicator(logits, self.data_ids)
+        log_p = -F.cross_entropy(restricted.transpose(1, 2), x0, reduction="none")
+        kept = torch.where(x0 == x_t, 0.0, LOG_ZERO)
+        return torch.where(x_t == self.mask_id, log_p, kept.to(log_p.dtype))
 
 
 class Mean(Parameterization):
@@ -127,10 +150,14 @@ def _substituted(
 def _over_data(
     logits: Float[Tensor, "b l k"], data_ids: tuple[int, ...]
 ) -> Float[Tensor, "b l k"]:
-    """log softmax with tokens outside data_ids at (about) LOG_ZERO.
+    """log softmax with tokens outside data_ids at (about) LOG_ZERO."""
+    return (logits + _log_indicator(logits, data_ids)).log_softmax(-1)
 
-    LOG_ZERO is added, not written, before the normalisation, as in the published code.
-    """
-    bias = logits.new_full((logits.shape[-1],), LOG_ZERO)
-    bias[torch.tensor(data_ids, device=logits.device)] = 0.0
-    return (logits + bias).log_softmax(-1)
+
+def _log_indicator(
+    logits: Float[Tensor, "b l k"], data_ids: tuple[int, ...]
+) -> Float[Tensor, " k"]:
+    """0 at data_ids and LOG_ZERO elsewhere: added to the logits, not written, as published."""
+    indicator = logits.new_full((logits.shape[-1],), LOG_ZERO)
+    indicator[torch.tensor(data_ids, device=logits.device)] = 0.0
+    return indicator

@@ -313,8 +313,9 @@ def _masked_nats(
     x0 = torch.from_numpy(np.stack([row.tokens for row in rows])).to(t.device, torch.int64)
     weights = torch.from_numpy(np.stack([row.weights for row in rows])).to(t.device)
     where = torch.from_numpy(masked).to(t.device)
-    log_p = denoiser.log_x0(process.mask(x0, where), t).gather(-1, x0[..., None])[..., 0]
-    return -(log_p.double() * weights * where).sum(-1).cpu().numpy()
+    log_p = denoiser.log_likelihood_at(x0, process.mask(x0, where), t, where).double()
+    log_p = log_p.new_zeros(where.shape).masked_scatter(where, log_p)
+    return -(log_p * weights).sum(-1).cpu().numpy()
 
 
 def _monte_carlo_error(

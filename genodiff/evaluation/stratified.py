@@ -134,6 +134,7 @@ def _gamma_fit(
     smallest = 1e-9 * squares.mean()
     for _ in range(50):
         fit = np.maximum(coefficients @ shapes, smallest)
-        ratio = (shapes * freedom / fit**2 * squares).sum(1) / (shapes * freedom / fit).sum(1)
-        coefficients = coefficients * np.sqrt(np.where(possible, ratio, 0))
+        above = (shapes * freedom / fit**2 * squares).sum(1)
+        below = (shapes * freedom / fit).sum(1)
+        coefficients[possible] *= np.sqrt(above[possible] / below[possible])
     return coefficients

@@ -80,3 +80,12 @@ def test_noiseless_evaluations_have_no_variance() -> None:
 def test_sequences_evaluated_once_say_nothing() -> None:
     k = np.array([1.0, 2.0, 3.0])
     assert fit_variance(np.arange(3), k, k / 3, 1 / k, k).degrees_of_freedom == 0
+
+
+def test_evaluations_that_all_masked_everything_have_one_component() -> None:
+    # share (1 - share) is 0 for every repeated evaluation: nothing is to be said of `positions`.
+    rng = np.random.default_rng(0)
+    sequence, ones = np.repeat(np.arange(2000), 2), np.ones(4000)
+    fit = fit_variance(sequence, 0.3 * rng.normal(size=4000), ones, 0 * ones, ones)
+    assert fit.positions == 0
+    assert fit.interaction == pytest.approx(0.09, rel=0.15)  # s.d. of the estimate: 3 %

@@ -1,0 +1,185 @@
+"""The head at masked positions alone: the same values and gradients as the head everywhere."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from genodiff.diffusion import (
+    Absorbing,
+    ContinuousNelbo,
+    Counting,
+    Denoiser,
+    DiscreteNelbo,
+    ExactlyK,
+    LogLinear,
+    Mean,
+    NetworkDenoiser,
+    Objective,
+    Parameterization,
+    Score,
+    Subs,
+    Tweedie,
+    denoiser,
+)
+
+V, MASK, DATA = 11, 3, (0, 1, 2, 5, 6, 7, 8, 9)
+PROCESS = Absorbing(LogLinear(), V, MASK, DATA)
+PARAMETERIZATIONS = [Subs(V, MASK, DATA), Mean(V, MASK, DATA), Score(V, MASK, DATA)]
+OBJECTIVES = [ContinuousNelbo(), DiscreteNelbo(20), ExactlyK()]
+
+
+class Headed(nn.Module):
+    """Every position sees every other; counts the positions that the head is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding, self.output = nn.Embedding(V, 6), nn.Linear(6, V)
+        self.heads: list[int] = []
+        self.double()
+
+    def hidden(self, tokens: Tensor, sigma: Tensor | None = None) -> Tensor:
+        x = self.embedding(tokens)
+        return torch.tanh(x + x.cumsum(1) + (0 if sigma is None else sigma[..., None].double()))
+
+    def head(self, hidden: Tensor) -> Tensor:
+        self.heads.append(hidden.shape[:-1].numel())
+        return self.output(hidden)
+
+    def forward(self, tokens: Tensor, sigma: Tensor | None = None) -> Tensor:
+        return self.head(self.hidden(tokens, sigma))
+
+
+class Headless(nn.Module):
+    """The same function, which only knows how to give all its logits."""
+
+    def __init__(self, network: Headed) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, tokens: Tensor, sigma: Tensor | None = None) -> Tensor:
+        return self.network(tokens, sigma)
+
+
+class Everywhere(Denoiser):
+    """The same denoiser through its full methods alone, which is what the others are held to."""
+
+    def __init__(self, model: NetworkDenoiser) -> None:
+        super().__init__()
+        self.model, self.process, self.time_conditioning = model, model.process, False
+
+    def log_x0(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.model.log_x0(x_t, t, condition)
+
+
+def models(parameterization: Parameterization) -> list[Denoiser]:
+    """At masks, by a network without a head, and everywhere; of the same weights."""
+    network = Headed()
+    told = True
+    at_masks = NetworkDenoiser(network, PROCESS, parameterization, told)
+    headless = NetworkDenoiser(Headless(network), PROCESS, parameterization, told)
+    return [at_masks, headless, Everywhere(at_masks)]
+
+
+def tokens(b: int = 5, l: int = 13) -> Tensor:
+    generator = torch.Generator().manual_seed(2)
+    return torch.tensor(DATA)[torch.randint(len(DATA), (b, l), generator=generator)]
+
+
+def loss_and_gradients(objective: Objective, model: Denoiser, x0: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    nats = objective(model, x0, generator=torch.Generator().manual_seed(1))
+    nats.sum().backward()
+    gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    assert len(gradients) == 3
+    return [nats.detach(), *gradients]
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+@pytest.mark.parametrize("chunk", [1 << 24, 3 * V])
+def test_values_and_gradients_are_those_of_the_full_computation(
+    objective: Objective,
+    parameterization: Parameterization,
+    chunk: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(denoiser, "_LOGITS_AT_ONCE", chunk)
+    first, *others = [loss_and_gradients(objective, m, tokens()) for m in models(parameterization)]
+    assert (first[0] > 0).any()
+    for other in others:
+        for a, b in zip(first, other, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda o: type(o).__name__)
+def test_the_head_sees_masked_positions_alone(objective: Objective) -> None:
+    network = Headed()
+    model = NetworkDenoiser(network, PROCESS, PARAMETERIZATIONS[0])
+    nats = objective(model, tokens(), generator=torch.Generator().manual_seed(1))
+    assert network.heads == [int((nats != 0).sum())]
+    assert 0 < network.heads[0] < nats.numel()
+
+
+def test_chunks_bound_how_many_positions_the_head_sees_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(denoiser, "_LOGITS_AT_ONCE", 4 * V + 1)
+    network = Headed()
+    model = NetworkDenoiser(network, PROCESS, PARAMETERIZATIONS[0])
+    nats = ExactlyK()(model, tokens(), generator=torch.Generator().manual_seed(1))
+    masked = sum(network.heads)
+    assert max(network.heads) == 4
+    nats.sum().backward()
+    assert max(network.heads) == 4
+    assert sum(network.heads) == 2 * masked  # once more in the backward pass
+
+
+def test_a_batch_without_masks_has_a_loss_of_zero_with_gradients() -> None:
+    model = NetworkDenoiser(Headed(), PROCESS, PARAMETERIZATIONS[0])
+    only_padding = torch.full((2, 4), 10)
+    nats, *gradients = loss_and_gradients(ContinuousNelbo(), model, only_padding)
+    assert bool((nats == 0).all())
+    assert all(bool((gradient == 0).all()) for gradient in gradients)
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, Counting, Tweedie], ids=["plain", "count", "score"])
+def test_rows_are_those_of_the_full_tensors(wrap) -> None:
+    model = wrap(NetworkDenoiser(Headed(), PROCESS, PARAMETERIZATIONS[2]))
+    generator = torch.Generator().manual_seed(4)
+    t = torch.rand(5, 1, dtype=torch.float64, generator=generator)
+    x0, s = tokens(), t / 2
+    x_t = PROCESS.corrupt(x0, t, generator=generator)
+    where = torch.rand(x0.shape, generator=generator) < 0.5  # masked or not
+    full = model.log_x0(x_t, t)
+    close = torch.testing.assert_close
+    close(model.log_x0_at(x_t, t, where), full[where])
+    close(model.log_transition_at(x_t, t, s, where), model.log_transition(x_t, t, s)[where])
+    likelihood = full.gather(-1, x0[..., None])[..., 0][where]
+    close(model.log_likelihood_at(x0, x_t, t, where), likelihood)
+
+
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=lambda p: type(p).__name__)
+def test_the_likelihood_of_logits_is_read_off_their_distribution(
+    parameterization: Parameterization,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 9, V, dtype=torch.float64, generator=generator)
+    x0 = torch.randint(V, (3, 9), generator=generator)
+    x_t = torch.where(torch.rand(3, 9, generator=generator) < 0.5, MASK, x0)
+    x_t[0, 0], x0[0, 0] = 5, 6  # a clean token that is not x0
+    sigma = torch.ones(3, 1, dtype=torch.float64)
+    expected = parameterization.log_x0(logits, x_t, sigma).gather(-1, x0[..., None])[..., 0]
+    actual = parameterization.log_likelihood(logits, x0, x_t, sigma)
+    torch.testing.assert_close(actual, expected)
+
+
+def test_counting_counts_what_is_asked_at_positions() -> None:
+    counting = Counting(NetworkDenoiser(Headed(), PROCESS, PARAMETERIZATIONS[0]))
+    x0 = tokens()
+    where = torch.ones_like(x0, dtype=torch.bool)
+    t = torch.ones(5, 1)
+    counting.log_x0_at(x0, t, where)
+    counting.log_likelihood_at(x0, x0, t, where)
+    counting.log_transition_at(x0, t, t / 2, where)
+    assert (counting.calls, counting.row_evaluations) == (3, 15)
