@@ -37,6 +37,20 @@ class Backbone(nn.Module, abc.ABC):
     def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         """Logits of any selection of hidden states."""
 
+    @property
+    def d_strand(self) -> int:
+        """Width of the hidden states of one strand."""
+        return self.d_model
+
+    def strands(
+        self,
+        tokens: Int[Tensor, "b l"],
+        sigma: Float[Tensor, "b #l"] | None = None,
+        condition: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "b l d"], ...]:
+        """The hidden states of each strand that the network keeps, in that strand's direction."""
+        return (self.hidden(tokens, sigma, condition),)
+
     def forward(
         self,
         tokens: Int[Tensor, "b l"],

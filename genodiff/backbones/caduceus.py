@@ -74,36 +74,32 @@ class Caduceus(Backbone):
             n_layers=n_layers,
             pad_vocab_size_multiple=pad_vocab_size_multiple,
         )
-        if norm not in NORMS:
-            raise UserError(f"norm={norm} is unknown; use {' or '.join(NORMS)}.")
         self.d_model = d_model
         self.vocab_size = math.ceil(vocab_size / pad_vocab_size_multiple) * pad_vocab_size_multiple
         self.recompute = recompute
-
-        def mixer() -> Mamba | BiMamba:
-            if not bidirectional:
-                return Mamba(
-                    d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank
-                )
-            return BiMamba(
-                d_model,
-                strategy=bidirectional_strategy,
-                tie_projections=tie_projections,
-                d_state=d_state,
-                d_conv=d_conv,
-                expand=expand,
-                dt_rank=dt_rank,
-            )
-
         self.embedding = nn.Embedding(self.vocab_size, d_model)
         self.blocks = nn.ModuleList(
-            CaduceusBlock(NORMS[norm](d_model, eps=norm_eps), mixer()) for _ in range(n_layers)
+            CaduceusBlock(
+                build_norm(norm, d_model, norm_eps),
+                build_mixer(
+                    d_model,
+                    bidirectional=bidirectional,
+                    strategy=bidirectional_strategy,
+                    tie_projections=tie_projections,
+                    d_state=d_state,
+                    d_conv=d_conv,
+                    expand=expand,
+                    dt_rank=dt_rank,
+                ),
+            )
+            for _ in range(n_layers)
         )
-        self.norm = NORMS[norm](d_model, eps=norm_eps)
+        self.norm = build_norm(norm, d_model, norm_eps)
         self.unembedding = (
             None if tie_embeddings else nn.Linear(d_model, self.vocab_size, bias=False)
         )
-        self._initialize(n_layers)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        shrink_output_projections(self, n_layers)
 
     def hidden(
         self,
@@ -127,10 +123,42 @@ class Caduceus(Backbone):
         weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
         return F.linear(hidden, weight)
 
-    @torch.no_grad()
-    def _initialize(self, n_layers: int) -> None:
-        """As published: small embeddings, and mixers scaled by 1 / sqrt(depth)."""
-        nn.init.normal_(self.embedding.weight, std=0.02)
-        for name, parameter in self.named_parameters():
-            if name.endswith("out_proj.weight"):
-                parameter.div_(math.sqrt(n_layers))
+
+def build_norm(name: str, d_model: int, eps: float) -> nn.Module:
+    """The norm called "rms" or "layer"; another name is a UserError."""
+    if name not in NORMS:
+        raise UserError(f"norm={name} is unknown; use {' or '.join(NORMS)}.")
+    return NORMS[name](d_model, eps=eps)
+
+
+def build_mixer(
+    d_model: int,
+    *,
+    bidirectional: bool,
+    strategy: str,
+    tie_projections: bool,
+    d_state: int,
+    d_conv: int,
+    expand: int,
+    dt_rank: int | Literal["auto"],
+) -> Mamba | BiMamba:
+    """A mixer in one direction or in two."""
+    if not bidirectional:
+        return Mamba(d_model, d_state=d_state, d_conv=d_conv, expand=expand, dt_rank=dt_rank)
+    return BiMamba(
+        d_model,
+        strategy=strategy,
+        tie_projections=tie_projections,
+        d_state=d_state,
+        d_conv=d_conv,
+        expand=expand,
+        dt_rank=dt_rank,
+    )
+
+
+@torch.no_grad()
+def shrink_output_projections(network: nn.Module, n_layers: int) -> None:
+    """Divides the mixers' projections out by sqrt(n_layers), as published networks begin."""
+    for name, parameter in network.named_parameters():
+        if name.endswith("out_proj.weight"):
+            parameter.div_(math.sqrt(n_layers))

@@ -1,4 +1,4 @@
-"""How a network is told the time: an embedding of sigma, and adaptive layer norm.
+"""How a network is told the time and a class: embeddings of both, and adaptive layer norm.
 
 Peebles & Xie 2023 (arXiv:2212.09748), section 3.2, as in the DiT of MDLM (Sahoo et al. 2024).
 """
@@ -7,8 +7,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from genodiff.backbones.base import refuse_condition
 
 _FREQUENCIES = 128
 _LONGEST_PERIOD = 10_000
@@ -27,6 +29,41 @@ class TimeEmbedding(nn.Module):
         angles = sigma.unsqueeze(-1) * torch.exp(-math.log(_LONGEST_PERIOD) * steps)
         features = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
+
+
+class ClassEmbedding(nn.Embedding):
+    """A vector for each of `n_classes` classes, and one more for "no class", the last."""
+
+    def __init__(self, n_classes: int, d_cond: int) -> None:
+        super().__init__(n_classes + 1, d_cond)
+        nn.init.normal_(self.weight, std=0.02)
+
+    @property
+    def no_class(self) -> int:
+        """The label of sequences whose class is not told (classifier-free guidance)."""
+        return self.num_embeddings - 1
+
+
+def condition_vector(
+    network: nn.Module,
+    time: TimeEmbedding,
+    classes: ClassEmbedding | None,
+    sigma: Float[Tensor, "b #l"] | None,
+    condition: Int[Tensor, " b"] | None,
+    device: torch.device,
+) -> Float[Tensor, "#b #l c"]:
+    """c = silu(time(sigma) + class(condition)), which `network`'s layers are adapted to.
+
+    sigma=None is read as 0, as MDLM does when time_conditioning is off, condition=None as "no
+    class". Raises ValueError for a condition if there are no classes.
+    """
+    c = time(torch.zeros(1, 1, device=device) if sigma is None else sigma)
+    if classes is None:
+        refuse_condition(network, condition)
+        return F.silu(c)
+    if condition is None:
+        condition = torch.full((1,), classes.no_class, device=device)
+    return F.silu(c + classes(condition).unsqueeze(1))
 
 
 class Modulation(nn.Module):

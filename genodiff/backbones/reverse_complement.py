@@ -50,8 +50,22 @@ class ReverseComplementEquivariant(Backbone):
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l d"]:
         """[hidden(x) | hidden(RC x) reversed in length and channels]."""
-        given, opposite = _both_strands(self.trunk, self.complement, tokens, sigma, condition)
-        return torch.cat([given, opposite.flip(-1)], dim=-1)
+        given, opposite = self.strands(tokens, sigma, condition)
+        return torch.cat([given, opposite.flip(1, 2)], dim=-1)
+
+    @property
+    def d_strand(self) -> int:
+        """The trunk's width."""
+        return self.trunk.d_model
+
+    def strands(
+        self,
+        tokens: Int[Tensor, "b l"],
+        sigma: Float[Tensor, "b #l"] | None = None,
+        condition: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b l d"]]:
+        """The trunk's hidden(x) and hidden(RC x)."""
+        return _both_strands(self.trunk, self.complement, tokens, sigma, condition)
 
     def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         """The trunk's logits of both strands, the opposite strand's complemented, summed."""
@@ -100,9 +114,22 @@ class StrandAveraged(Backbone):
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l d"]:
         """[hidden(x) | hidden(RC x) reversed in length]."""
-        return torch.cat(
-            _both_strands(self.network, self.complement, tokens, sigma, condition), dim=-1
-        )
+        given, opposite = self.strands(tokens, sigma, condition)
+        return torch.cat([given, opposite.flip(1)], dim=-1)
+
+    @property
+    def d_strand(self) -> int:
+        """The network's width."""
+        return self.network.d_model
+
+    def strands(
+        self,
+        tokens: Int[Tensor, "b l"],
+        sigma: Float[Tensor, "b #l"] | None = None,
+        condition: Tensor | None = None,
+    ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b l d"]]:
+        """The network's hidden(x) and hidden(RC x)."""
+        return _both_strands(self.network, self.complement, tokens, sigma, condition)
 
     def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         """Log-probabilities, in float32 at least."""
@@ -167,11 +194,11 @@ def _both_strands(
     sigma: Float[Tensor, "b #l"] | None,
     condition: Tensor | None,
 ) -> tuple[Float[Tensor, "b l d"], Float[Tensor, "b l d"]]:
-    """hidden(x), and hidden(RC x) reversed in length: row i of both is about base i of x."""
+    """hidden(x) and hidden(RC x), by one call."""
     hidden = network.hidden(
         torch.cat([tokens, complement[tokens].flip(1)]),
         None if sigma is None else torch.cat([sigma, sigma.flip(1)]),
         None if condition is None else torch.cat([condition, condition]),
     )
     given, opposite = hidden.chunk(2, dim=0)
-    return given, opposite.flip(1)
+    return given, opposite

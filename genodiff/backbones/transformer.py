@@ -7,13 +7,18 @@ each adapted to the time by adaptive layer norm (Peebles & Xie 2023).
 import math
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from genodiff.backbones.attention import SelfAttention, rotation_table
 from genodiff.backbones.base import Backbone, refuse_condition, refuse_sigma, require_positive
-from genodiff.backbones.conditioning import Modulation, TimeEmbedding, modulate
+from genodiff.backbones.conditioning import (
+    ClassEmbedding,
+    Modulation,
+    TimeEmbedding,
+    condition_vector,
+    modulate,
+)
 from genodiff.errors import UserError
 
 _MLP_RATIO = 4
@@ -64,6 +69,8 @@ class Transformer(Backbone):
         d_model, n_layers, n_heads: width, depth, heads of width d_model / n_heads.
         cond_dim: width of the time embedding; None for a network without a time input. sigma=None
             is read as 0, which is what MDLM feeds the network when time_conditioning is off.
+        n_classes: classes a sequence can be conditioned on, as an integer (b,) from 0 on; the
+            label `n_classes`, or condition=None, is "no class". None for no such input.
         dropout: of each sub-layer's output.
         causal: the logits at a position depend on no later one.
     """
@@ -76,6 +83,7 @@ class Transformer(Backbone):
         n_heads: int,
         *,
         cond_dim: int | None = 128,
+        n_classes: int | None = None,
         dropout: float = 0.1,
         causal: bool = False,
     ) -> None:
@@ -83,6 +91,12 @@ class Transformer(Backbone):
         require_positive(vocab_size=vocab_size, n_layers=n_layers)
         if cond_dim is not None:
             require_positive(cond_dim=cond_dim)
+        if n_classes is not None:
+            require_positive(n_classes=n_classes)
+            if cond_dim is None:
+                raise UserError(
+                    f"n_classes={n_classes} needs a condition to be added to; give cond_dim=128."
+                )
         if not 0 <= dropout < 1:
             raise UserError(f"dropout={dropout} is a probability; use one in [0, 1).")
         self.d_model = d_model
@@ -95,6 +109,9 @@ class Transformer(Backbone):
         self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
         self.time = None if cond_dim is None else TimeEmbedding(cond_dim)
+        self.classes = (
+            None if n_classes is None or cond_dim is None else ClassEmbedding(n_classes, cond_dim)
+        )
         self.modulation = None if cond_dim is None else Modulation(cond_dim, d_model, parts=2)
         self.norm = _norm(d_model)
         self.unembedding = nn.Linear(d_model, vocab_size)
@@ -108,8 +125,7 @@ class Transformer(Backbone):
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l d"]:
         """The normalised and modulated residual stream."""
-        refuse_condition(self, condition)
-        c = self._time(sigma, tokens.device)
+        c = self._condition(sigma, condition, tokens.device)
         x = self.embedding(tokens)
         rotation = rotation_table(tokens.shape[1], self.d_model // self.n_heads, like=x)
         for block in self.blocks:
@@ -124,12 +140,15 @@ class Transformer(Backbone):
         """Linear, with a bias; not tied to the embedding."""
         return self.unembedding(hidden)
 
-    def _time(self, sigma: Tensor | None, device: torch.device) -> Tensor | None:
-        """The condition (b, #l, c) of the blocks, or None for a network without a time input."""
+    def _condition(
+        self, sigma: Tensor | None, condition: Tensor | None, device: torch.device
+    ) -> Tensor | None:
+        """The vector (#b, #l, c) of the blocks, or None for a network without a time input."""
         if self.time is None:
             refuse_sigma(self, sigma)
+            refuse_condition(self, condition)
             return None
-        return F.silu(self.time(torch.zeros(1, 1, device=device) if sigma is None else sigma))
+        return condition_vector(self, self.time, self.classes, sigma, condition, device)
 
 
 def _norm(d_model: int) -> nn.LayerNorm:

@@ -20,6 +20,7 @@ from tests.backbones.toys import (
     rc_logits,
     rc_tokens,
     small_caduceus,
+    small_dimamba,
     small_transformer,
     some_tokens,
 )
@@ -31,6 +32,7 @@ TRUNKS: dict[str, Callable[[], Backbone]] = {
     "left to right": lambda: small_caduceus(bidirectional=False),
     "exchanging": lambda: exchange_strands(small_caduceus()),
     "transformer": small_transformer,
+    "told the time": small_dimamba,
 }
 
 

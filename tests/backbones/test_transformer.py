@@ -103,3 +103,19 @@ def test_a_network_without_time_refuses_sigma() -> None:
 def test_bad_options_are_named(option: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Transformer(**{"vocab_size": 12, "d_model": 16, "n_layers": 1, "n_heads": 2, **option})
+
+
+def test_a_class_changes_the_logits_of_its_own_sequence_alone() -> None:
+    network, tokens = small_transformer(n_classes=4), some_tokens()
+    labels = torch.tensor([0, 1, 2])
+    logits = network(tokens, None, labels)
+    changed = network(tokens, None, torch.tensor([0, 3, 2]))
+    assert float((changed - logits)[1].abs().max()) > 0.1
+    torch.testing.assert_close(changed[[0, 2]], logits[[0, 2]], atol=1e-12, rtol=1e-12)
+    none = network(tokens, None, torch.full((3,), 4))
+    torch.testing.assert_close(none, network(tokens), atol=1e-12, rtol=1e-12)
+
+
+def test_classes_need_a_condition() -> None:
+    with pytest.raises(UserError, match=r"n_classes=4 needs a condition .* give cond_dim=128"):
+        Transformer(12, 16, 2, 2, cond_dim=None, n_classes=4)

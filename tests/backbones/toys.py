@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from genodiff.backbones import Caduceus, Transformer
+from genodiff.backbones import Caduceus, DiMamba, Transformer
 
 COMPLEMENT = (0, 1, 2, 3, 4, 5, 6, 10, 9, 8, 7, 11)
 """Of Caduceus' tokens: A and T, C and G; the others are their own."""
@@ -27,8 +27,12 @@ def small_caduceus(**options: Any) -> Caduceus:
     return randomized(Caduceus(12, d_model=12, n_layers=2, d_state=4, **options))
 
 
-def small_transformer(cond_dim: int | None = 8, *, causal: bool = False) -> Transformer:
-    return randomized(Transformer(12, 16, 2, 2, cond_dim=cond_dim, causal=causal))
+def small_dimamba(**options: Any) -> DiMamba:
+    return randomized(DiMamba(12, d_model=12, n_layers=2, d_state=4, cond_dim=12, **options))
+
+
+def small_transformer(cond_dim: int | None = 8, **options: Any) -> Transformer:
+    return randomized(Transformer(12, 16, 2, 2, cond_dim=cond_dim, **options))
 
 
 def some_tokens(b: int = 3, l: int = 17, seed: int = 1) -> Tensor:

@@ -25,15 +25,12 @@ LATER_KINDS = {
     "mdlm_semiar": "semi-autoregressive sampling",
     "mdlm_arsample": "the left-to-right sampler",
     "mdlm_text": "text data",
-    "cad_cls": "sequence classification",
     "cad_mlmfn": "the masked-language-model objective",
     "cad_downstream": "labelled sequences",
     "hyena_interval": "the HyenaDNA window reader",
 }
 LATER_CONFIGURATIONS = {
     "mdlm_loss": ("parameterization", {"d3pm": "D3PM", "sedd": "SEDD", "ar": "left-to-right"}),
-    "mdlm_e2e": ("parameterization", {"d3pm": "D3PM", "sedd": "SEDD"}),
-    "mdlm_net": ("net", {"dimamba": "DiMamba"}),
 }
 
 

@@ -91,7 +91,7 @@ def parameterization_of(config: dict[str, Any]) -> Parameterization:
         case "subs":
             return Subs(vocab_size, mask_id)
         case "d3pm":
-            return Mean(vocab_size, mask_id, subs_masking=config["subs_masking"])
+            return Mean(vocab_size, mask_id, subs_masking=config.get("subs_masking", False))
         case "sedd":
             return Score(vocab_size, mask_id)
         case other:
@@ -162,3 +162,38 @@ def assert_log_probabilities(actual: Tensor, expected: Tensor, rtol: float = 1e-
 
 def assert_close(actual: Tensor, expected: Tensor, *, atol: float, rtol: float) -> None:
     torch.testing.assert_close(actual.double(), expected.double(), atol=atol, rtol=rtol)
+
+
+def published_d3pm_loss(model: Denoiser, x0: Tensor, x_t: Tensor, t: Tensor, steps: int) -> Tensor:
+    """MDLM's T-step loss of D3PM with its reconstruction term, nats a token.
+
+    alpha is 1 - t here, whatever the schedule, and t is at most 1 - 1e-4.
+    """
+    process = model.process
+    assert isinstance(process, Absorbing)
+    log_p = model.log_x0(x_t, t)
+    log_p_x0 = log_p.gather(-1, x0[..., None])[..., 0]
+    p_mask = log_p[..., process.mask_id].exp()
+    t = t.clamp(0, 1 - 1e-4).to(log_p.dtype)
+    s = t - 1 / steps
+    normaliser_t, normaliser_s = ((1 - u) / u * p_mask + 1 for u in (t, s))
+    reveal = (t - s) / t
+    kl = reveal * (normaliser_t.log() - log_p_x0)
+    # Over s alpha_s: the state before is masked too.
+    kl = kl + (1 - reveal) * (normaliser_t.log() - normaliser_s.log())
+    diffusion = steps * torch.where(process.is_masked(x_t), kl, 0.0)
+    clean = model.log_x0(x0, torch.zeros_like(t))
+    return diffusion - clean.gather(-1, x0[..., None])[..., 0]
+
+
+def published_score_entropy(model: NetworkDenoiser, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    """MDLM's score entropy (SEDD) times the rate of the noise, nats a token."""
+    process = model.process
+    assert isinstance(process, Absorbing)
+    log_s = model.log_score(x_t, t)
+    ratio = 1 / process.schedule.sigma(t).expm1().to(log_s.dtype)
+    others = torch.arange(process.vocab_size) != process.mask_id
+    entropy = log_s[..., others].exp().sum(-1) - ratio * log_s.gather(-1, x0[..., None])[..., 0]
+    entropy = entropy + ratio * (ratio.log() - 1)
+    rate = process.schedule.dsigma(t).to(log_s.dtype)
+    return rate * torch.where(process.is_masked(x_t), entropy, 0.0)

@@ -1,41 +1,42 @@
-"""DiT inside MDLM's loss, and the gradient of every parameter."""
+"""DiT inside MDLM's losses (SUBS, D3PM, SEDD), and the gradient of every parameter."""
 
 import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from genodiff.backbones import load_dit_state
 from genodiff.backbones.pretrained import dit_names
-from genodiff.diffusion import (
-    Absorbing,
-    AntitheticTimes,
-    ContinuousNelbo,
-    LogLinear,
-    NetworkDenoiser,
-    Subs,
-)
+from genodiff.diffusion import Absorbing, AntitheticTimes, ContinuousNelbo, NetworkDenoiser
 from genodiff.diffusion.times import stratify
 from tests.parity.cases import Case
+from tests.parity.mdlm import (
+    parameterization_of,
+    published_d3pm_loss,
+    published_score_entropy,
+    schedule_of,
+)
 
 
 def check(case: Case) -> None:
     arrays, config = case.arrays, case.config
-    expected = {"parameterization": "subs", "T": 0, "antithetic_sampling": True}
-    assert {key: config[key] for key in expected} == expected
-    assert config["noise"]["type"] == "loglinear"
-    vocab_size, mask_id = config["vocab_size"], config["mask_index"]
+    assert config["antithetic_sampling"]
     network = load_dit_state(
-        {**config["model"], "vocab_size": vocab_size}, load_file(case.companion(".safetensors"))
+        {**config["model"], "vocab_size": config["vocab_size"]},
+        load_file(case.companion(".safetensors")),
     ).eval()
-    process = Absorbing(LogLinear(), vocab_size, mask_id)
+    schedule = schedule_of(config["noise"])
+    process = Absorbing(schedule, config["vocab_size"], config["mask_index"])
     model = NetworkDenoiser(
-        network, process, Subs(vocab_size, mask_id), config["time_conditioning"]
+        network, process, parameterization_of(config), config["time_conditioning"]
     )
+    x0, steps = arrays["x0"], config["T"]
     times = AntitheticTimes(t_min=config["sampling_eps"], average=True)
-    u = stratify(arrays["u_t"][:, None].double())
-    t, _ = times.at(process.schedule, u)
-    x_t = process.mask(arrays["x0"], arrays["u_move"] < process.schedule.mask_rate(t))
+    t, _ = times.at(schedule, stratify(arrays["u_t"][:, None].double()))
+    if steps > 0:
+        t = (torch.floor(t * steps) + 1) / steps
+    x_t = process.mask(x0, arrays["u_move"] < schedule.mask_rate(t))
 
-    nats = ContinuousNelbo().at(model, arrays["x0"], x_t, t) * arrays["attention_mask"]
+    nats = _loss(model, x0, x_t, t, config) * arrays["attention_mask"]
     torch.testing.assert_close(nats, arrays["nlls"], atol=1e-5, rtol=2e-4)
     loss = nats.sum() / arrays["attention_mask"].sum()
     torch.testing.assert_close(loss, arrays["loss"], atol=0, rtol=1e-5)
@@ -57,3 +58,19 @@ def check(case: Case) -> None:
         ("grad_block0_adaLN_bias", "blocks.0.adaLN_modulation.bias"),
     ):
         torch.testing.assert_close(gradients[name], arrays[key], atol=1e-5, rtol=2e-4)
+
+
+def _loss(
+    model: NetworkDenoiser, x0: Tensor, x_t: Tensor, t: Tensor, config: dict[str, object]
+) -> Tensor:
+    """Nats a token (b, l)."""
+    steps = config["T"]
+    match config["parameterization"], steps:
+        case "subs", 0:
+            return ContinuousNelbo().at(model, x0, x_t, t)
+        case "d3pm", int(steps) if steps > 0:
+            return published_d3pm_loss(model, x0, x_t, t, steps)
+        case "sedd", 0:
+            return published_score_entropy(model, x0, x_t, t)
+        case other:
+            raise LookupError(f"no loss for parameterization and T {other}")
