@@ -16,7 +16,7 @@ from genodiff.training.optimizer import AdamWCosine
 
 class GenerativeModule(lightning.LightningModule):
     """One optimizer step: nats per token of the objective, weighted, summed, divided by the
-    weights.
+    weights. Where batches have labels, the network is told them as its condition.
 
     Everything random in a step (times, masks, dropout) follows from (seed, rank, step,
     micro-batch), so a resumed run draws what an uninterrupted one would have drawn.
@@ -63,7 +63,9 @@ class GenerativeModule(lightning.LightningModule):
         self._micro_batch = 0 if self.stepped else self._micro_batch + 1
         self.stepped = False
         generator = self._generator()
-        nats = self.objective(self.model, batch.tokens, generator=generator)
+        nats = self.objective(
+            self.model, batch.tokens, generator=generator, condition=batch.labels
+        )
         return {
             "loss": mean_nats(nats, batch.weights),
             "nats": (nats.detach() * batch.weights).sum(),
