@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from genodiff import __version__
 
-TASKS = ("demo", "train", "evaluate", "sample")
+TASKS = ("demo", "train", "evaluate", "sample", "convert")
 
 
 def main() -> None:

@@ -20,13 +20,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
-        # mkstemp makes files private; results follow the user's umask like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `path`; renamed onto it on success, deleted on any exception.
+
+    With `overwrite` it replaces an old one, which stays as it is until then. Raises UserError as
+    `claim_folder` does.
+    """
+    _require_free(path, overwrite)
+    _require_writable(path.parent, path)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())
+        if path.is_dir():
+            # Two renames: a kill between them leaves the old folder under a temporary name.
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
+            path.replace(old)
+            temporary.replace(path)
+            shutil.rmtree(old)
+        else:
+            temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,6 +75,15 @@ def claim_folder(path: Path, *, overwrite: bool) -> Path:
 
     Raises UserError if it exists and is not empty (without `overwrite`) or cannot be written.
     """
+    _require_free(path, overwrite)
+    if path.is_dir() and any(path.iterdir()):
+        shutil.rmtree(path)
+    _require_writable(path, path)
+    return path
+
+
+def _require_free(path: Path, overwrite: bool) -> None:
+    """Raises UserError unless `path` is nothing, an empty folder, or one of ours to overwrite."""
     if path.exists() and not path.is_dir():
         raise UserError(f"out={path} is a file; give the name of a folder.")
     if path.is_dir() and any(path.iterdir()):
@@ -65,9 +96,13 @@ def claim_folder(path: Path, *, overwrite: bool) -> Path:
                 f"out={path} was not written by genodiff, so overwrite=true will not empty it; "
                 "choose another name."
             )
-        shutil.rmtree(path)
-    _require_writable(path, path)
-    return path
+
+
+def _umask() -> int:
+    """The user's; temporary files are private, and results follow it like any other file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def _is_ours(path: Path) -> bool:

@@ -1,11 +1,12 @@
 """Writing results: whole or not at all, and never over something else."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from genodiff.errors import UserError
-from genodiff.files import atomic_path, claim_file, claim_folder, write_text
+from genodiff.files import atomic_folder, atomic_path, claim_file, claim_folder, write_text
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -51,3 +52,36 @@ def test_overwrite_empties_only_what_genodiff_wrote(tmp_path: Path) -> None:
     (run / "manifest.json").touch()
     claim_folder(run, overwrite=True)
     assert list(run.iterdir()) == []
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "model"
+    with pytest.raises(RuntimeError), atomic_folder(target, overwrite=False) as temporary:
+        (temporary / "half").touch()
+        raise RuntimeError
+    assert list((tmp_path / "deep").iterdir()) == []
+    with atomic_folder(target, overwrite=False) as temporary:
+        (temporary / "manifest.json").write_text("1")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["manifest.json"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert target.stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_an_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "manifest.json").write_text("old")
+    with (
+        pytest.raises(UserError, match="not empty"),
+        atomic_folder(target, overwrite=False),
+    ):
+        pass
+    with pytest.raises(RuntimeError), atomic_folder(target, overwrite=True):
+        raise RuntimeError
+    assert (target / "manifest.json").read_text() == "old"
+    with atomic_folder(target, overwrite=True) as temporary:
+        (temporary / "manifest.json").write_text("new")
+    assert (target / "manifest.json").read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]

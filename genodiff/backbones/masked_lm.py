@@ -104,13 +104,13 @@ class MaskedLanguageModel(Backbone):
         sigma: Float[Tensor, "b #l"] | None = None,
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l d"]:
-        """The last hidden states. Raises ValueError for more tokens than it has positions."""
+        """The last hidden states. Raises UserError for more tokens than it has positions."""
         refuse_sigma(self, sigma)
         refuse_condition(self, condition)
         if self.max_length is not None and tokens.shape[1] > self.max_length:
-            raise ValueError(
-                f"{tokens.shape[1]} tokens, but this model has {self.max_length} positions; use "
-                f"data.length={self.max_length} or less."
+            raise UserError(
+                f"length={tokens.shape[1]}, but this model has {self.max_length} positions; use "
+                f"{self.max_length} or less, or a model with more."
             )
         everything = torch.ones_like(tokens)
         return self.encoder(input_ids=tokens, attention_mask=everything)[0]

@@ -6,6 +6,7 @@ from genodiff.data.intervals import SPLITS, BedRow, Split, check_disjoint_splits
 from genodiff.data.sources import fasta_data, hg38_data, synthetic_data
 from genodiff.data.synthetic import EntropyEstimate, SyntheticGenome
 from genodiff.data.tiling import InsideRows, Places, PublishedShifts, Tiling
+from genodiff.data.token_ids import TokenIds
 from genodiff.data.tokenizer import DnaTokenizer
 from genodiff.data.windows import GenomeWindows, Window
 
@@ -25,6 +26,7 @@ __all__ = [
     "SyntheticGenome",
     "Tiling",
     "TokenDataset",
+    "TokenIds",
     "TrainBatches",
     "Window",
     "check_disjoint_splits",

@@ -1,4 +1,4 @@
-"""Drawing sequences from a model and writing them as FASTA."""
+"""Drawing sequences from a model and writing them as text."""
 
 import logging
 import time
@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from genodiff.data import DnaTokenizer
 from genodiff.diffusion import Cached, Counting, Denoiser, Sampler
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,13 @@ def draw_sequences(
             seconds = time.monotonic() - began
             log.info("%d of %d sequences drawn, %.0f seconds", len(sequences), count, seconds)
     return Drawn(sequences, counting.calls, counting.row_evaluations, time.monotonic() - began)
+
+
+def text_of(sequences: Sequence[str], tokenizer: Any, provenance: str) -> str:
+    """FASTA of DNA; of anything else one sequence a line."""
+    if isinstance(tokenizer, DnaTokenizer):
+        return fasta_text(sequences, provenance)
+    return "".join(f"{sequence}\n" for sequence in sequences)
 
 
 def fasta_text(sequences: Sequence[str], provenance: str, name: str = "sample") -> str:

@@ -69,6 +69,11 @@ def main(
         node = {**data_of(Path(checkpoint)), **{k: v for k, v in node.items() if v is not None}}
     node["eval_batch_size"] = batch_size
     sequences: SequenceData = build(node, where="data", seed=seed)
+    if type(model.tokenizer) is not type(sequences.tokenizer):
+        raise UserError(
+            f"checkpoint={checkpoint} reads tokens of {type(model.tokenizer).__name__}, and the "
+            f"data have those of {type(sequences.tokenizer).__name__}; give data of its own kind."
+        )
     likelihood = nelbo(
         strand_averaged(model) if average_strands else model.denoiser,
         sequences.eval_loader(split, max_sequences=max_sequences),

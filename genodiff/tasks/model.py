@@ -85,12 +85,16 @@ def load_model(path: Path, device: torch.device) -> Model:
 
     Raises UserError if there is none, or it is damaged or foreign.
     """
-    if path.is_dir() and (path / "config.json").is_file():
-        model = _load_folder(path)
-    else:
-        model = _load_checkpoint(checkpoint_file(path))
+    model = _load_folder(path) if _is_folder(path) else _load_checkpoint(checkpoint_file(path))
     model.denoiser.to(device).eval()
     return model
+
+
+def description_of(path: Path) -> dict[str, Any]:
+    """The description of the model that `load_model(path)` loads."""
+    if _is_folder(path):
+        return _read_folder_config(path)
+    return read_checkpoint(checkpoint_file(path))["genodiff"]["model"]
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -111,8 +115,14 @@ def strand_averaged(model: Model) -> NetworkDenoiser:
     evaluation)."""
     denoiser = model.denoiser
     assert isinstance(denoiser.network, Backbone)  # by build_model
+    complement = getattr(model.tokenizer, "complement", None)
+    if complement is None:
+        raise UserError(
+            "average_strands=true is for DNA, and the tokens of "
+            f"{type(model.tokenizer).__name__} have no complement; leave it out."
+        )
     return NetworkDenoiser(
-        StrandAveraged(denoiser.network, model.tokenizer.complement, model.tokenizer.data_ids),
+        StrandAveraged(denoiser.network, complement, model.tokenizer.data_ids),
         denoiser.process,
         denoiser.parameterization,
         time_conditioning=denoiser.time_conditioning,
@@ -121,7 +131,7 @@ def strand_averaged(model: Model) -> NetworkDenoiser:
 
 def data_of(path: Path) -> dict[str, Any]:
     """The data config a checkpoint was trained with."""
-    if path.is_dir() and (path / "config.json").is_file():
+    if _is_folder(path):
         raise UserError(
             f"checkpoint={path} is a model folder and does not know its data; give data=fasta "
             "data.fasta= data.bed=."
@@ -140,8 +150,11 @@ def save_model(model: Model, folder: Path) -> None:
         save_file(_untied(model.denoiser), temporary)
 
 
-def load_weights(denoiser: torch.nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copies `weights` into `denoiser`; a missing, extra or misshapen name is a UserError."""
+def load_weights(
+    denoiser: torch.nn.Module, weights: Mapping[str, Tensor], complaint: str, way_out: str = ""
+) -> None:
+    """Copies `weights` into `denoiser`; a missing, extra or misshapen name is a UserError, which
+    begins with `complaint` and ends with `way_out`."""
     own = denoiser.state_dict()
     wrong = [
         *(f"missing {name}" for name in own if name not in weights),
@@ -154,7 +167,7 @@ def load_weights(denoiser: torch.nn.Module, weights: Mapping[str, Tensor], sourc
     ]
     if wrong:
         listed = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise UserError(f"{source} does not fit its own description: {listed}.")
+        raise UserError(f"{complaint}: {listed}.{way_out}")
     denoiser.load_state_dict(weights)
 
 
@@ -166,28 +179,49 @@ def _load_checkpoint(path: Path) -> Model:
         for name, value in contents["state_dict"].items()
         if name.startswith("model.")
     }
-    load_weights(model.denoiser, weights, f"checkpoint={path}")
+    load_weights(model.denoiser, weights, f"checkpoint={path} does not fit its own description")
     parameters = [p for p in model.denoiser.parameters() if p.requires_grad]
     for parameter, average in zip(parameters, contents["ema"]["shadow"], strict=True):
         parameter.data.copy_(average)
     return model
 
 
-def _load_folder(path: Path) -> Model:
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and (path / "config.json").is_file()
+
+
+def _read_folder_config(path: Path) -> dict[str, Any]:
+    """The description in a model folder."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint={path} cannot be read ({error}); it is damaged.") from error
+    if not isinstance(config, dict) or "format" not in config:
+        raise UserError(
+            f"checkpoint={path} is not a model folder of genodiff's; convert it first: genodiff "
+            f"convert source={path} out=DIR."
+        )
+    if config["format"] != FORMAT:
+        raise UserError(
+            f"checkpoint={path} has format {config['format']}, and this genodiff reads {FORMAT}; "
+            "use the genodiff that wrote it, or a newer one."
+        )
+    return {name: config[name] for name in _PARTS if name in config}
+
+
+def _load_folder(path: Path) -> Model:
+    model = build_model(_read_folder_config(path))
+    try:
         weights = load_file(path / "model.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(f"checkpoint={path} cannot be read ({error}); it is damaged.") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        raise UserError(
-            f"checkpoint={path} is not a model folder of this genodiff (format {FORMAT}); "
-            "published weights are converted first."
-        )
-    model = build_model({name: config[name] for name in _PARTS if name in config})
-    tied = set(model.denoiser.state_dict()) - set(_untied(model.denoiser))
     own = model.denoiser.state_dict()
-    load_weights(model.denoiser, {**{name: own[name] for name in tied}, **weights}, str(path))
+    tied = set(own) - set(_untied(model.denoiser))
+    load_weights(
+        model.denoiser,
+        {**{name: own[name] for name in tied}, **weights},
+        f"checkpoint={path} does not fit its own description",
+    )
     return model
 
 

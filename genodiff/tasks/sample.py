@@ -1,4 +1,4 @@
-"""Draw sequences from a trained model and write them as FASTA.
+"""Draw sequences from a trained model.
 
 usage: genodiff sample checkpoint=RUN num_samples=64 length=1024 out=FILE.fa [key=value ...]
 
@@ -12,7 +12,8 @@ keys:
   steps=              of the sampler (ancestral and analytic: 256); first_hitting has none
   batch_size=         sequences drawn together; the i-th batch has its own random numbers
   average_strands=true  average the predictions of both strands at every step
-  out=FILE.fa|-       FASTA, or standard output; FILE.json beside it has config, seed and cost
+  out=FILE|-          FASTA (of a model that is not of DNA, one sequence a line), or standard
+                      output; FILE.json beside it has config, seed and cost
   seed= device=auto|cpu|cuda overwrite=true
 """
 
@@ -26,7 +27,7 @@ from genodiff.diffusion import Denoiser
 from genodiff.errors import UserError
 from genodiff.files import claim_file, write_text
 from genodiff.tasks.build import Node, build, select_device
-from genodiff.tasks.draw import draw_sequences, fasta_text
+from genodiff.tasks.draw import draw_sequences, text_of
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import load_model, strand_averaged
 
@@ -74,7 +75,7 @@ def main(
         batch_size=batch_size,
     )
     provenance = f"model={checkpoint} seed={seed} genodiff={__version__}"
-    text = fasta_text(drawn.sequences, provenance)
+    text = text_of(drawn.sequences, model.tokenizer, provenance)
     if target is None:
         sys.stdout.write(text)
         return

@@ -15,7 +15,8 @@ keys:
                       0-based, half-open) data.length= data.batch_size= data.jitter=
                       data.split_policy=strict|caduceus data.reverse_complement= (random strand
                       in training) data.soft_mask_weight= data.max_n_fraction= data.num_workers=
-  backbone=NAME       caduceus, caduceus_ps, dit; backbone.d_model= backbone.n_layers=
+  backbone=NAME       caduceus, caduceus_ps, dit; backbone.d_model= backbone.n_layers=; or
+                      trained, which is the network of init=
   objective=NAME      mdlm, mdlm_importance, mdlm_discrete, exactly_k
   schedule=NAME       loglinear, linear, cosine, cosine_squared, geometric, polynomial
   optimizer.lr=       peak of AdamW's rate; also optimizer.weight_decay= optimizer.warmup_fraction=
@@ -49,10 +50,20 @@ from genodiff.files import claim_folder, write_text
 from genodiff.tasks.build import Node, build, select_device, with_absolute_paths
 from genodiff.tasks.draw import draw_sequences, fasta_text
 from genodiff.tasks.launch import command_line, launch, user_overrides
-from genodiff.tasks.model import Model, build_model, describe, load_model, load_weights
+from genodiff.tasks.model import (
+    Model,
+    build_model,
+    describe,
+    description_of,
+    load_model,
+    load_weights,
+)
 from genodiff.training import Fitted, GenerativeModule, Plan, fit
 
 log = logging.getLogger(__name__)
+
+TRAINED = {"_target_": None}
+"""backbone=trained."""
 
 
 def main(
@@ -85,7 +96,7 @@ def main(
         "init": init and str(Path(init).absolute()),
         "sample_length": sample_length,
         "data": with_absolute_paths(data),
-        "backbone": backbone,
+        "backbone": _trained_backbone(init) if backbone == TRAINED else backbone,
         "schedule": schedule,
         "objective": objective,
         "parameterization": parameterization,
@@ -97,6 +108,13 @@ def main(
     # Everything is built before anything is written: a mistake in the config costs nothing.
     parts = assemble(config)
     return start(parts, config, claim_folder(Path(out), overwrite=overwrite), chosen)
+
+
+def _trained_backbone(init: str | None) -> Node:
+    """The network of init=."""
+    if init is None:
+        raise UserError("backbone=trained is the network of init=; give init=, or another one.")
+    return description_of(Path(init))["backbone"]
 
 
 def start(parts: "Parts", config: dict[str, Any], run: Path, device: torch.device) -> int:
@@ -156,7 +174,12 @@ def assemble(config: dict[str, Any]) -> Parts:
     model = build_model(describe(config, data.tokenizer))
     if config["init"] is not None:
         source = load_model(Path(config["init"]), torch.device("cpu"))
-        load_weights(model.denoiser, source.denoiser.state_dict(), f"init={config['init']}")
+        load_weights(
+            model.denoiser,
+            source.denoiser.state_dict(),
+            f"init={config['init']} does not fit the network that backbone= gives",
+            way_out=" With backbone=trained the run has the network of init=.",
+        )
     context = {"vocab_size": model.denoiser.process.vocab_size, "mask_id": model.tokenizer.mask_id}
     module = GenerativeModule(
         model.denoiser,

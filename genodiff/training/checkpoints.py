@@ -97,11 +97,13 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = str(error).strip().split("\n")[0][:120]
         raise UserError(
             f"checkpoint={path} cannot be read ({reason}); it is damaged or not a genodiff "
-            "checkpoint."
+            f"checkpoint. Published weights are converted first: genodiff convert source={path} "
+            "out=DIR."
         ) from error
     if not isinstance(contents, dict) or "genodiff" not in contents:
         raise UserError(
             f"checkpoint={path} was not written by genodiff train; give a run folder, its .ckpt, "
-            "or a model folder."
+            f"or a model folder. Published weights are converted first: genodiff convert "
+            f"source={path} out=DIR."
         )
     return contents

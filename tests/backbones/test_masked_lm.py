@@ -111,7 +111,7 @@ def test_a_pre_trained_model_learns_by_masked_diffusion(tmp_path: Path) -> None:
 def test_more_tokens_than_positions_are_refused() -> None:
     network = MaskedLanguageModel(config("bert"), 20)
     assert network.max_length == 40
-    with pytest.raises(ValueError, match="41 tokens, but this model has 40 positions; use"):
+    with pytest.raises(UserError, match="length=41, but this model has 40 positions; use 40 or"):
         network(torch.zeros(1, 41, dtype=torch.long))
     assert MaskedLanguageModel(config("roberta"), 20).max_length == 38
     assert MaskedLanguageModel(config("modernbert"), 20).max_length is None

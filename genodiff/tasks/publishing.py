@@ -1,0 +1,121 @@
+"""Writing models in the layouts others publish in: a hub folder of Caduceus or of MDLM.
+
+Tied tensors are stored once, as the hub's own tools do. A layout has no place for the noise
+schedule and none for how a model was trained.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from genodiff.backbones import Backbone
+from genodiff.backbones.pretrained import publish_caduceus, publish_dimamba, publish_dit
+from genodiff.data import DnaTokenizer
+from genodiff.diffusion import LogLinear
+from genodiff.errors import UserError
+from genodiff.files import write_text
+from genodiff.tasks.model import Model
+from genodiff.tasks.published import DNA_TOKENIZER
+
+
+def write_caduceus(model: Model, folder: Path) -> None:
+    """`config.json` and `model.safetensors` of a CaduceusForMaskedLM.
+
+    Raises UserError if the model is none.
+    """
+    _require_subs(model, "caduceus")
+    config, state = publish_caduceus(model.description["backbone"], _network(model))
+    if not isinstance(model.tokenizer, DnaTokenizer):
+        raise UserError(
+            f"layout=caduceus has no place for {type(model.tokenizer).__name__}; its tokenizer is "
+            "DnaTokenizer's."
+        )
+    _write(folder, config, state)
+
+
+def write_mdlm(model: Model, folder: Path) -> None:
+    """`config.json` and `model.safetensors` of MDLM's network.
+
+    The DiT is written as the hub's MDLM is. The others never had a hub folder; they are written as
+    their own classes' `from_pretrained` reads them, with the `model` section of MDLM's settings.
+
+    Raises UserError if the model is none of them.
+    """
+    _require_subs(model, "mdlm")
+    node, network = model.description["backbone"], _network(model)
+    mask = {"mask_index": model.tokenizer.mask_id}
+    if isinstance(model.tokenizer, DnaTokenizer):
+        mask["tokenizer_class"] = DNA_TOKENIZER
+    time = {"time_conditioning": model.description["time_conditioning"]}
+    schedule = model.denoiser.process.schedule
+    if time["time_conditioning"] and schedule != LogLinear(eps=1e-3):
+        raise UserError(
+            f"layout=mdlm has no place for the schedule {schedule} of a network that is told the "
+            "time; it means LogLinear(eps=0.001)."
+        )
+    if node["_target_"] == "genodiff.backbones.DiMamba":
+        section, state = publish_dimamba(node, network)
+        vocab_size = section.pop("vocab_size")
+        config = {
+            "config": {
+                "backbone": "dimamba",
+                "parameterization": "subs",
+                **time,
+                "model": section,
+            },
+            "vocab_size": vocab_size,
+            "pad_token_id": model.tokenizer.pad_id,
+            **mask,
+        }
+        _write(folder, config, state)
+        return
+    section, state = publish_dit(node, network)
+    vocab_size = section.pop("vocab_size")
+    # Its networks take any length; MDLM's own default is written.
+    length = 1024
+    if section["causal"]:
+        model_section = {**section, "length": length, "scale_by_sigma": True}
+        config = {
+            "config": {"backbone": "ar", "parameterization": "ar", **time, "model": model_section},
+            "vocab_size": vocab_size,
+            **mask,
+        }
+        _write(folder, config, state)
+        return
+    config = {
+        "model_type": "mdlm",
+        "architectures": ["MDLM"],
+        "torch_dtype": "float32",
+        "vocab_size": vocab_size,
+        "model_length": length,
+        "hidden_dim": section["hidden_size"],
+        **{key: section[key] for key in ("cond_dim", "n_blocks", "n_heads", "dropout")},
+        **time,
+        **mask,
+    }
+    _write(folder, config, {f"backbone.{name}": tensor for name, tensor in state.items()})
+
+
+def _network(model: Model) -> Backbone:
+    network = model.denoiser.network
+    assert isinstance(network, Backbone)  # by build_model
+    return network
+
+
+def _require_subs(model: Model, layout: str) -> None:
+    target = model.description["parameterization"]["_target_"]
+    if target != "genodiff.diffusion.Subs":
+        raise UserError(
+            f"layout={layout} has no place for the parameterization {target}; its networks "
+            "predict the token behind a mask (genodiff.diffusion.Subs)."
+        )
+
+
+def _write(folder: Path, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
