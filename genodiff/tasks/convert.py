@@ -9,15 +9,16 @@ keys:
   source=PATH         a folder with config.json beside model.safetensors or pytorch_model.bin (as
                       the Hugging Face hub has it), a Lightning checkpoint of Caduceus (its
                       config.json or model_config.json beside it) or of MDLM, or a genodiff model.
-                      Networks: Caduceus (Ph, PS, left to right), and of MDLM the DiT, the
-                      autoregressive transformer and DiMamba. No code of theirs is run
+                      Networks: Caduceus (Ph, PS, left to right), of MDLM the DiT, the
+                      autoregressive transformer and DiMamba, and the masked language models of
+                      transformers (BERT, RoBERTa, ESM, ...). No code of theirs is run
   out=DIR             a new folder; it appears whole or not at all
   layout=genodiff     a model folder, for checkpoint= and train init=; or, to give a model away,
                       caduceus or mdlm: config.json and model.safetensors as these publish them
   ema=true|false      the averaged or the last weights of a checkpoint that has both; averaged if
                       left out
-  mask_id=            of an MDLM, where its settings do not say it: 103 for bert-base-uncased, 4
-                      for text8; the last id if left out
+  mask_id=            of an MDLM or a BERT, where its settings do not say it: 103 for
+                      bert-base-uncased, 4 for text8; of an MDLM the last id if left out
   overwrite=true      replace what an earlier convert wrote
   seed= device=       taken as everywhere; a conversion draws nothing and needs no device
 

@@ -2,7 +2,8 @@
 
 Read are the folders of the Hugging Face hub (`config.json` beside `model.safetensors` or
 `pytorch_model.bin`) and the Lightning checkpoints of both projects, whose settings lie beside them
-(`config.json`, `model_config.json`) or inside. None of their code is run.
+(`config.json`, `model_config.json`) or inside. None of their code is run. Any other folder of the
+hub is left to `encoders`.
 """
 
 import logging
@@ -28,8 +29,17 @@ from genodiff.backbones.pretrained import (
 )
 from genodiff.data import DnaTokenizer
 from genodiff.errors import UserError
+from genodiff.tasks.encoders import TO_FINE_TUNE, read_encoder
 from genodiff.tasks.model import Model, build_model, load_model
-from genodiff.tasks.sources import config_beside, is_ours, section_with, value_of, weights_file
+from genodiff.tasks.sources import (
+    MODEL_TYPES,
+    config_beside,
+    is_ours,
+    model_type_of,
+    section_with,
+    value_of,
+    weights_file,
+)
 from genodiff.tasks.weights import plain, read_weights
 
 log = logging.getLogger(__name__)
@@ -70,10 +80,6 @@ _SCHEDULES: dict[str, dict[str, Any]] = {
     "linear": {"_target_": "genodiff.diffusion.Linear"},
     "geometric": {"_target_": "genodiff.diffusion.Geometric"},
 }
-_TO_FINE_TUNE = (
-    "It is a masked language model, trained at one mask rate: fine-tune it with genodiff train "
-    "init=FOLDER backbone=trained before its likelihood or samples mean anything."
-)
 _LEFT_TO_RIGHT = (
     "It predicts the next token, and genodiff's samplers fill in masks: what they draw from it "
     "means nothing. Converted are its weights."
@@ -88,13 +94,17 @@ def read_model(source: Path, *, ema: bool | None = None, mask_id: int | None = N
     Args:
         source: a folder or a file of weights.
         ema: whether to take the averaged weights; None takes them where there are any.
-        mask_id: of a published MDLM; None for what its settings say, or else the last id.
+        mask_id: of a published MDLM or encoder; None for what its settings say, or else, of an
+            MDLM, the last id.
 
     Raises:
         UserError: there is no such model, it is damaged, or its weights do not fit its config.
     """
     if is_ours(source):
         return _load_ours(source, ema, mask_id)
+    if model_type_of(source) not in (None, *MODEL_TYPES):
+        _takes_average(None, ema, source)
+        return read_encoder(source, mask_id)
     weights = weights_file(source)
     config = config_beside(weights)
     contents = read_weights(weights)
@@ -153,7 +163,7 @@ def _plan_caduceus(settings: Mapping[str, Any], source: Path) -> _Plan:
             f"complement_map={theirs} is not that of the published tokenizer, "
             f"{list(DnaTokenizer.complement)}; only its models can be read."
         )
-    title, notes = "Caduceus-PS" if rcps else "Caduceus-Ph", [_TO_FINE_TUNE]
+    title, notes = "Caduceus-PS" if rcps else "Caduceus-Ph", [TO_FINE_TUNE]
     if not config.get("bidirectional", True):
         title, notes = "Mamba, left to right", [_LEFT_TO_RIGHT]
     description = {

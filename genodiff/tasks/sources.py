@@ -31,6 +31,12 @@ def weights_file(source: Path) -> Path:
     return found[0]
 
 
+def model_type_of(source: Path) -> str | None:
+    """What a hub folder says that it holds."""
+    path = source / "config.json"
+    return _json(path).get("model_type") if path.is_file() else None
+
+
 def config_beside(weights: Path) -> dict[str, Any] | None:
     """The settings beside a file of weights, or above it in a run folder.
 
@@ -45,8 +51,8 @@ def config_beside(weights: Path) -> dict[str, Any] | None:
             model_type = config.get("model_type")
             if model_type not in (None, *MODEL_TYPES):
                 raise UserError(
-                    f"{path} says model_type={model_type}; genodiff reads weights of "
-                    f"{' and '.join(MODEL_TYPES)}."
+                    f"{path} says model_type={model_type}, and such weights are read from their "
+                    f"whole folder; give source={path.parent}."
                 )
             if any(section_with(key, config) is not None for key in ("n_layer", "n_blocks")):
                 return config

@@ -539,6 +539,56 @@ def test_a_malicious_checkpoint_does_nothing(genodiff: Genodiff) -> None:
     assert not Path("owned").exists()
 
 
+# Encoders of transformers
+
+
+def encoder(folder: Path, **changes: Any) -> str:
+    """A tiny BERT in a hub folder, as `source=`."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = BertConfig(vocab_size=12, intermediate_size=32, max_position_embeddings=64, **sizes)
+    torch.manual_seed(0)
+    BertForMaskedLM(config).save_pretrained(folder)
+    if changes:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return f"source={folder.name}"
+
+
+def test_a_bert_is_fine_tuned_and_sampled(
+    genodiff: Genodiff, converted: Converted, genome: tuple[str, str], tmp_path: Path
+) -> None:
+    text = converted(encoder(tmp_path / "bert"), "mask_id=3", "out=model")
+    assert "bert, 3,820 parameters" in text and "the mask is 3" in text
+    from transformers import BertForMaskedLM
+
+    tokens = some_tokens()
+    expected = BertForMaskedLM.from_pretrained(tmp_path / "bert").eval()(tokens).logits
+    assert torch.equal(network_of("model")(tokens), expected)
+    words = (*genome, *SMALL[2:], "init=model", "backbone=trained", "data.length=32")
+    outcome = genodiff("train", *words, "trainer.max_steps=2", "out=run")
+    assert outcome.code == 0, outcome.stderr
+    outcome = genodiff("sample", "checkpoint=run", "num_samples=2", "length=32", "out=-")
+    assert outcome.code == 0 and outcome.stdout.startswith(">sample_0"), outcome.stderr
+    refused(genodiff, "layout=caduceus has no place", "source=model", "layout=caduceus")
+
+
+def test_the_mask_of_a_bert_is_its_tokenizers(converted: Converted, tmp_path: Path) -> None:
+    source = encoder(tmp_path / "bert")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "b", "[MASK]", *"cdefg"]
+    (tmp_path / "bert" / "vocab.txt").write_text("\n".join(words))
+    assert "the mask is 6" in converted(source, "out=model")
+    esm = encoder(tmp_path / "told", mask_token_id=5)
+    assert "the mask is 5" in converted(esm, "out=other")
+
+
+def test_an_encoder_whose_mask_is_not_known(genodiff: Genodiff, tmp_path: Path) -> None:
+    source = encoder(tmp_path / "bert")
+    refused(genodiff, "does not say which token is the mask; give mask_id=", source)
+    refused(genodiff, "ema=true, but", source, "ema=true", "mask_id=3")
+
+
 # What users get wrong
 
 
@@ -549,7 +599,8 @@ def test_a_source_that_is_none(genodiff: Genodiff, tmp_path: Path) -> None:
     state = {"transformer.wte.weight": torch.zeros(2, 2)}
     refused(genodiff, "holds no network that genodiff knows", hub(tmp_path / "gpt", None, state))
     source = hub(tmp_path / "llama", {"model_type": "llama", "n_layer": 2}, state_of(PH))
-    refused(genodiff, "says model_type=llama", source)
+    refused(genodiff, "model_type=llama is no masked language model", source)
+    refused(genodiff, "says model_type=llama, and such", f"{source}/model.safetensors")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "config.json").write_text("{")
     refused(genodiff, "config.json cannot be read", "source=broken")
