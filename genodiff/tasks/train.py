@@ -15,8 +15,10 @@ keys:
                       0-based, half-open) data.length= data.batch_size= data.jitter=
                       data.split_policy=strict|caduceus data.reverse_complement= (random strand
                       in training) data.soft_mask_weight= data.max_n_fraction= data.num_workers=
-  backbone=NAME       caduceus, caduceus_ps, dit; backbone.d_model= backbone.n_layers=; or
-                      trained, which is the network of init=
+  backbone=NAME       caduceus, caduceus_ps, mamba (left to right), dimamba, dimamba_tiny, dit,
+                      dit_tiny, dit_small, dit_medium, ar_tiny, ar_small, ar_medium, bert; keys
+                      such as backbone.d_model= backbone.n_layers=; or trained: that of init=
+  time_conditioning=true  tell the network the time (dimamba, dit)
   objective=NAME      mdlm, mdlm_importance, mdlm_discrete, exactly_k
   schedule=NAME       loglinear, linear, cosine, cosine_squared, geometric, polynomial
   optimizer.lr=       peak of AdamW's rate; also optimizer.weight_decay= optimizer.warmup_fraction=
