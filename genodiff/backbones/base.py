@@ -19,6 +19,10 @@ class Backbone(nn.Module, abc.ABC):
     """Last axis of the hidden states."""
     vocab_size: int
     """Last axis of the logits, after any padding of the vocabulary."""
+    has_time_input: bool = False
+    """Whether the network can be told a `sigma`."""
+    max_length: int | None = None
+    """The most tokens a sequence can have; None for any number."""
 
     @abc.abstractmethod
     def hidden(
@@ -73,7 +77,7 @@ def refuse_sigma(network: nn.Module, sigma: Tensor | None) -> None:
     if sigma is not None:
         raise ValueError(
             f"sigma is given, but this {type(network).__name__} has no time input; pass "
-            "sigma=None (time_conditioning=false), or use a Transformer with cond_dim."
+            "sigma=None (time_conditioning=false), or use DiMamba or a Transformer with cond_dim."
         )
 
 

@@ -80,6 +80,8 @@ class DiMamba(Backbone):
         dropout: of each mixer's output.
     """
 
+    has_time_input = True
+
     def __init__(
         self,
         vocab_size: int,

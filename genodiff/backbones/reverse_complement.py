@@ -39,6 +39,7 @@ class ReverseComplementEquivariant(Backbone):
         self.trunk = trunk
         self.d_model = 2 * trunk.d_model
         self.vocab_size = trunk.vocab_size
+        self.has_time_input, self.max_length = trunk.has_time_input, trunk.max_length
         self.register_buffer(
             "complement", complement_table(complement, trunk.vocab_size), persistent=False
         )
@@ -97,6 +98,7 @@ class StrandAveraged(Backbone):
         self.network = network
         self.d_model = 2 * network.d_model
         self.vocab_size = network.vocab_size
+        self.has_time_input, self.max_length = network.has_time_input, network.max_length
         table = complement_table(complement, network.vocab_size)
         ids = torch.tensor(list(range(network.vocab_size) if data_ids is None else data_ids))
         if ids.numel() == 0 or not torch.equal(table[ids].sort().values, ids.sort().values):

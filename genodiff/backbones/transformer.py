@@ -108,6 +108,7 @@ class Transformer(Backbone):
         )
         self.embedding = nn.Embedding(vocab_size, d_model)
         nn.init.kaiming_uniform_(self.embedding.weight, a=math.sqrt(5))
+        self.has_time_input = cond_dim is not None
         self.time = None if cond_dim is None else TimeEmbedding(cond_dim)
         self.classes = (
             None if n_classes is None or cond_dim is None else ClassEmbedding(n_classes, cond_dim)

@@ -63,6 +63,11 @@ def build_model(description: Mapping[str, Any]) -> Model:
         "complement": getattr(tokenizer, "complement", None),
     }
     backbone: Backbone = build(description["backbone"], where="backbone", **context)
+    if description["time_conditioning"] and not backbone.has_time_input:
+        raise UserError(
+            f"time_conditioning=true, but {type(backbone).__name__} has no time input; leave it "
+            "out, or use backbone=dimamba or dit."
+        )
     context["vocab_size"] = backbone.vocab_size
     process = Absorbing(
         build(description["schedule"], where="schedule"),
@@ -127,6 +132,16 @@ def strand_averaged(model: Model) -> NetworkDenoiser:
         denoiser.parameterization,
         time_conditioning=denoiser.time_conditioning,
     )
+
+
+def require_length(model: Model, length: int, key: str) -> None:
+    """Raises UserError if the model cannot take sequences of the `length` that `key` gives."""
+    limit = getattr(model.denoiser.network, "max_length", None)
+    if limit is not None and length > limit:
+        raise UserError(
+            f"{key}={length}, but this model has {limit} positions; use {limit} or less, or a "
+            "model with more."
+        )
 
 
 def data_of(path: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from genodiff.files import claim_file, write_text
 from genodiff.tasks.build import Node, build, select_device
 from genodiff.tasks.draw import draw_sequences, text_of
 from genodiff.tasks.launch import launch
-from genodiff.tasks.model import load_model, strand_averaged
+from genodiff.tasks.model import load_model, require_length, strand_averaged
 
 DEFAULT_STEPS = 256
 
@@ -61,6 +61,7 @@ def main(
         claim_file(target.with_suffix(".json"), overwrite=overwrite)
     chosen = select_device(device)
     model = load_model(Path(checkpoint), chosen)
+    require_length(model, length, "length")
     denoiser: Denoiser = model.denoiser
     if average_strands:
         denoiser = strand_averaged(model)

@@ -59,6 +59,7 @@ from genodiff.tasks.model import (
     description_of,
     load_model,
     load_weights,
+    require_length,
 )
 from genodiff.training import Fitted, GenerativeModule, Plan, fit
 
@@ -174,6 +175,9 @@ def assemble(config: dict[str, Any]) -> Parts:
     plan: Plan = build(config["trainer"], where="trainer")
     torch.manual_seed(seed)
     model = build_model(describe(config, data.tokenizer))
+    sample_length = config["sample_length"] or data.length
+    require_length(model, data.length, "data.length")
+    require_length(model, sample_length, "sample_length")
     if config["init"] is not None:
         source = load_model(Path(config["init"]), torch.device("cpu"))
         load_weights(
@@ -193,7 +197,7 @@ def assemble(config: dict[str, Any]) -> Parts:
         seed=seed,
         description={"model": model.description, "data": config["data"], "version": __version__},
     )
-    return Parts(data, model, module, plan, config["sample_length"] or data.length)
+    return Parts(data, model, module, plan, sample_length)
 
 
 def validation(data: SequenceData, sequences: int) -> Callable[[Denoiser], Likelihood]:

@@ -87,6 +87,7 @@ def test_a_length_longer_than_any_window(genodiff: Genodiff, genome: Genome) -> 
         ("trainer.max_steps=0", "trainer.max_steps=0 must be at least 1"),
         ("data.length=", "data.length"),
         ("no_equals_sign", "no_equals_sign"),
+        ("time_conditioning=true", "time_conditioning=true, but Caduceus has no time input"),
     ],
 )
 def test_a_wrong_key_or_value(
@@ -177,6 +178,17 @@ def test_a_sample_that_cannot_be_drawn(
     genodiff: Genodiff, trained: str, override: str, message: str
 ) -> None:
     assert_refused(genodiff, message, "sample", f"checkpoint={trained}", override, out="s.fa")
+
+
+def test_more_tokens_than_a_network_has_positions(genodiff: Genodiff, genome: Genome) -> None:
+    small = ("backbone.config.hidden_size=16", "backbone.config.num_hidden_layers=1", *SMALL[2:])
+    words = (*genome, "backbone=bert", "backbone.config.max_position_embeddings=48", *small)
+    assert_refused(genodiff, "data.length=64, but this model has 48", "train", *words)
+    words = (*words, "data.length=48")
+    assert_refused(genodiff, "sample_length=49, but", "train", *words, "sample_length=49")
+    assert genodiff("train", *words, "out=run").code == 0
+    sample = ("checkpoint=run", "num_samples=1", "length=50")
+    assert_refused(genodiff, "length=50, but this model has 48", "sample", *sample, out="s.fa")
 
 
 def test_steps_for_a_sampler_without_steps(genodiff: Genodiff, trained: str) -> None:
