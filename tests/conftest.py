@@ -3,10 +3,17 @@
 Nothing of genodiff is imported at the top: jaxtyping's import hook has to come first.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
+
+# Where there is no GPU, the Triton kernels are tested in Triton's interpreter. Triton reads this
+# when it is imported, which Lightning does among others.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 if TYPE_CHECKING:
     from tests.toy import World
@@ -19,6 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(Path(__file__).parent / "parity" / "data"),
         help="folder of golden vectors with a manifest.json (default: tests/parity/data)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Not in pyproject.toml, whose filters pytest imports before it reads this file.
+    possible = "lightning.pytorch.utilities.warnings.PossibleUserWarning"
+    config.addinivalue_line("filterwarnings", f"ignore::{possible}")
 
 
 @pytest.fixture

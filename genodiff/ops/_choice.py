@@ -10,7 +10,7 @@ from torch import Tensor
 
 from genodiff.errors import UserError
 
-Implementation = Literal["auto", "reference", "chunked", "native", "mamba_ssm"]
+Implementation = Literal["auto", "reference", "chunked", "native", "triton", "mamba_ssm"]
 
 _log = logging.getLogger("genodiff.ops")
 

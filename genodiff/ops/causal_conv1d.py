@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from genodiff.errors import UserError
-from genodiff.ops import _chunked, _mamba_ssm, _native, _reference
+from genodiff.ops import _chunked, _mamba_ssm, _native, _reference, _triton
 from genodiff.ops._choice import Candidate, Implementation, check_inputs, choose, compute_dtype
 
 
@@ -45,13 +45,20 @@ def causal_conv1d(
                 _mamba_ssm.causal_conv1d,
                 _mamba_ssm.conv_obstacle(dtype, x.device, weight.shape[1]),
             ),
+            "triton": Candidate(
+                _triton.causal_conv1d,
+                _triton.conv_obstacle(
+                    dtype, x.device, weight.shape[1], named=implementation == "triton"
+                ),
+            ),
             "native": Candidate(_native.causal_conv1d, _native.obstacle(dtype, x.device)),
             "chunked": Candidate(_chunked.causal_conv1d, None),
             "reference": Candidate(_reference.causal_conv1d, None),
         },
     )
     out_dtype = x.dtype
-    if convolve is not _mamba_ssm.causal_conv1d:  # which reads half precision itself
+    # The kernels for CUDA read half precision themselves.
+    if convolve not in (_mamba_ssm.causal_conv1d, _triton.causal_conv1d):
         x, weight = x.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     return convolve(x, weight, bias, activation == "silu", reverse).to(out_dtype)

@@ -10,7 +10,7 @@ Gu & Dao 2023 (arXiv:2312.00752), eq. 2 and algorithm 2, whose x is u. Tensors a
 from jaxtyping import Float
 from torch import Tensor
 
-from genodiff.ops import _chunked, _mamba_ssm, _native, _reference
+from genodiff.ops import _chunked, _mamba_ssm, _native, _reference, _triton
 from genodiff.ops._choice import Candidate, Implementation, check_inputs, choose, compute_dtype
 
 
@@ -34,9 +34,9 @@ def selective_scan(
     takes the steps as they are. With `reverse`, time runs from the last step to the first: a scan
     between two flips, without the flips. Half precision is computed in float32, y has u's dtype.
 
-    "auto" takes mamba-ssm's kernel on CUDA and the C kernel on CPU where they can run, "chunked"
-    elsewhere; "reference" is the definition, for tests. Raises ValueError on shapes that do not
-    fit each other, and UserError where a named implementation cannot run.
+    "auto" takes mamba-ssm's kernel, else the one in Triton, on CUDA and the C kernel on CPU where
+    they can run, "chunked" elsewhere; "reference" is the definition, for tests. Raises ValueError
+    on shapes that do not fit each other, and UserError where a named implementation cannot run.
     """
     _check(u, delta, A, B, C, D, z, delta_bias)
     dtype = compute_dtype(u, delta, A, B, C, D, z, delta_bias)
@@ -47,13 +47,20 @@ def selective_scan(
             "mamba_ssm": Candidate(
                 _mamba_ssm.selective_scan, _mamba_ssm.scan_obstacle(dtype, u.device, A.shape[1])
             ),
+            "triton": Candidate(
+                _triton.selective_scan,
+                _triton.scan_obstacle(
+                    dtype, u.device, A.shape[1], named=implementation == "triton"
+                ),
+            ),
             "native": Candidate(_native.selective_scan, _native.obstacle(dtype, u.device)),
             "chunked": Candidate(_chunked.selective_scan, None),
             "reference": Candidate(_reference.selective_scan, None),
         },
     )
     out_dtype = u.dtype
-    if scan is not _mamba_ssm.selective_scan:  # which reads half precision itself
+    # The kernels for CUDA read half precision themselves.
+    if scan not in (_mamba_ssm.selective_scan, _triton.selective_scan):
         u, delta, A, B, C = (x.to(dtype) for x in (u, delta, A, B, C))
         D, z, delta_bias = (None if x is None else x.to(dtype) for x in (D, z, delta_bias))
     return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse).to(out_dtype)

@@ -203,7 +203,8 @@ def _plan_mdlm(
         "backbone": backbone,
         "schedule": schedule,
         "parameterization": parameterization,
-        "time_conditioning": bool(value_of("time_conditioning", settings)),
+        # Its settings may say so, but the left-to-right network has no time input.
+        "time_conditioning": not left_to_right and bool(value_of("time_conditioning", settings)),
         "tokenizer": tokenizer,
     }
     title = "autoregressive transformer" if left_to_right else _MDLM[kind].title

@@ -40,6 +40,24 @@ def conv_inputs(b: int, l: int, d: int, width: int, seed: int = 0) -> Tensors:
     }
 
 
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "half of a wider tensor": lambda x: torch.cat([x, x], dim=-1)[..., : x.shape[-1]],
+    "every second number": lambda x: x.repeat_interleave(2, dim=-1)[..., ::2],
+    "transposed": lambda x: x.mT.contiguous().mT if x.ndim > 1 else x,
+}
+"""Views of a tensor's numbers that are not contiguous, where it has more than one row."""
+
+
+def in_layout(function: Callable[..., Tensor], layout: str) -> Callable[..., Tensor]:
+    """`function` of the same tensors in another layout of memory."""
+
+    def of_views(**inputs: Any) -> Tensor:
+        view = LAYOUTS[layout]
+        return function(**{k: view(x) if isinstance(x, Tensor) else x for k, x in inputs.items()})
+
+    return of_views
+
+
 def changed(inputs: Tensors, **changes: Any) -> Tensors:
     return inputs | changes
 
@@ -51,7 +69,7 @@ def output_and_gradients(
     leaves = {k: x.detach().to(dtype).requires_grad_() for k, x in inputs.items()}
     y = function(**leaves, **options)
     g = torch.Generator().manual_seed(1)
-    y.backward(torch.randn(y.shape, generator=g, dtype=torch.float64).to(dtype))
+    y.backward(torch.randn(y.shape, generator=g, dtype=torch.float64).to(y))
     results = {"y": y.detach()}
     for name, leaf in leaves.items():
         assert leaf.grad is not None, name

@@ -1,21 +1,25 @@
 """`causal_conv1d`: each implementation against closed forms and the float64 reference."""
 
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from genodiff.errors import UserError
 from genodiff.ops import _mamba_ssm, _native, causal_conv1d
 from tests.ops.implementations import ALL, FAST, Cpu, needs_kernels
 from tests.ops.inputs import (
+    LAYOUTS,
     Tensors,
     assert_all_close,
     changed,
     conv_inputs,
+    in_layout,
     output_and_gradients,
     poisoned_memory,
 )
@@ -24,14 +28,16 @@ from tests.ops.inputs import (
 FLOAT32 = 1e-5
 
 
-def compare_with_float64(inputs: Tensors, **options: Any) -> None:
+def compare_with_float64(
+    inputs: Tensors, function: Callable[..., Tensor] = causal_conv1d, **options: Any
+) -> None:
     expected = output_and_gradients(
         causal_conv1d, inputs, torch.float64, implementation="reference", **options
     )
     with poisoned_memory():
         for implementation in FAST:
             actual = output_and_gradients(
-                causal_conv1d, inputs, torch.float32, implementation=implementation, **options
+                function, inputs, torch.float32, implementation=implementation, **options
             )
             assert_all_close(actual, expected, FLOAT32)
 
@@ -55,7 +61,7 @@ def test_it_is_torchs_convolution_with_left_padding() -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("length", [1, 2, 3, 63, 64, 65, 1000])
+@pytest.mark.parametrize("length", [1, 2, 3, 63, 64, 65, 1000, 4097])
 @pytest.mark.parametrize("activation", ["silu", None])
 def test_outputs_and_gradients_are_those_of_the_reference(
     length: int, activation: Literal["silu"] | None, reverse: bool
@@ -64,6 +70,15 @@ def test_outputs_and_gradients_are_those_of_the_reference(
     compare_with_float64(inputs, activation=activation, reverse=reverse)
     del inputs["bias"]
     compare_with_float64(inputs, activation=activation, reverse=reverse)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_outputs_and_gradients_in_other_layouts_are_those_of_the_reference(
+    layout: str, reverse: bool
+) -> None:
+    function = in_layout(causal_conv1d, layout)
+    compare_with_float64(conv_inputs(2, 65, 20, 4), function, reverse=reverse)
 
 
 @needs_kernels
@@ -210,5 +225,5 @@ def test_bad_inputs_are_named() -> None:
         ValueError, match=r"weight has shape \(5, 3\), but \(4, 3\) follows from x"
     ):
         causal_conv1d(x["x"], torch.zeros(5, 3))
-    with pytest.raises(UserError, match="'triton' of causal_conv1d is unknown; use one of auto,"):
-        causal_conv1d(**x, implementation="triton")  # pyright: ignore[reportArgumentType] (the point)
+    with pytest.raises(UserError, match="'fast' of causal_conv1d is unknown; use one of auto,"):
+        causal_conv1d(**x, implementation="fast")  # pyright: ignore[reportArgumentType] (the point)

@@ -195,7 +195,7 @@ def test_a_transformer_of_mdlm_there_and_back(
     tokens = case.arrays["tokens"]
     assert torch.equal(network(tokens), expected(tokens))
     description = json.loads(Path("model/config.json").read_text())
-    assert description["time_conditioning"] is True
+    assert description["time_conditioning"] is not left_to_right
     assert description["tokenizer"]["mask_id"] == mask_id
 
     converted("source=model", "out=back", "layout=mdlm")
