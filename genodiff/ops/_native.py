@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 # The scan's backward pass takes larger groups, because each writes partial sums of dB and dC.
 _GROUP = 64
 _BACKWARD_GROUP = 128
-_CHUNK = 32
+_CHUNK = 64
 _CONV_CHUNK = 64
 _WIDEST_VECTOR = 16
 # A call with fewer multiply-adds is over before a second thread has woken up.

@@ -2,19 +2,23 @@
 
 import logging
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
 import torch
+from torch import Tensor
 
 from genodiff.errors import UserError
 from genodiff.ops import _choice, _chunked, _mamba_ssm, _native, _reference, selective_scan
 from tests.ops.implementations import ALL, FAST, Cpu, needs_kernels
 from tests.ops.inputs import (
+    LAYOUTS,
     Tensors,
     assert_all_close,
     changed,
+    in_layout,
     output_and_gradients,
     poisoned_memory,
     relative_error,
@@ -27,16 +31,18 @@ FLOAT32 = 1e-5
 ROUNDING = {"native": 0.0, "chunked": 1e-6}
 
 
-def compare_with_float64(inputs: Tensors, tolerance: float = FLOAT32, **options: Any) -> None:
+def compare_with_float64(
+    inputs: Tensors, function: Callable[..., Tensor] = selective_scan, **options: Any
+) -> None:
     expected = output_and_gradients(
         selective_scan, inputs, torch.float64, implementation="reference", **options
     )
     with poisoned_memory():
         for implementation in FAST:
             actual = output_and_gradients(
-                selective_scan, inputs, torch.float32, implementation=implementation, **options
+                function, inputs, torch.float32, implementation=implementation, **options
             )
-            assert_all_close(actual, expected, tolerance)
+            assert_all_close(actual, expected, FLOAT32)
 
 
 @pytest.mark.parametrize("implementation", ALL)
@@ -84,19 +90,13 @@ def test_the_last_state_of_the_reference_continues_the_sequence() -> None:
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 1000])
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 1000, 4097])
 @pytest.mark.parametrize("absent", [(), ("z",), ("D", "delta_bias"), ("D", "z", "delta_bias")])
 def test_outputs_and_gradients_are_those_of_the_reference(
     length: int, reverse: bool, absent: tuple[str, ...]
 ) -> None:
     inputs = scan_inputs(2, length, 20, 16)
     compare_with_float64({k: x for k, x in inputs.items() if k not in absent}, reverse=reverse)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("reverse", [False, True])
-def test_long_sequences_are_those_of_the_reference(reverse: bool) -> None:
-    compare_with_float64(scan_inputs(1, 4097, 20, 16), reverse=reverse)
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -161,6 +161,15 @@ def test_memory_layout_does_not_matter(implementation: Cpu) -> None:
     assert sum(not x.is_contiguous() for x in views.values()) == 7
     y = selective_scan(**views, implementation=implementation)
     assert relative_error(y, expected) <= ROUNDING[implementation]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_outputs_and_gradients_in_other_layouts_are_those_of_the_reference(
+    layout: str, reverse: bool
+) -> None:
+    function = in_layout(selective_scan, layout)
+    compare_with_float64(scan_inputs(2, 65, 20, 16), function, reverse=reverse)
 
 
 @pytest.mark.parametrize("implementation", FAST)

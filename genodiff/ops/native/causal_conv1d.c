@@ -117,7 +117,9 @@ static void forward_task(const convolution *p, int64_t b, int64_t g, vf *w, vf *
         for (int64_t c = first; c < last; c += VW) {
             piece s = {b, begin, end, c};
             int64_t k = (c - first) / VW;
-            if (last - c >= VW) forward_piece(p, s, VW, taps, w + k * taps, bias[k]);
+            /* 4 taps, the usual number, as a constant: the loops over taps are unrolled. */
+            if (last - c >= VW && taps == 4) forward_piece(p, s, VW, 4, w + k * taps, bias[k]);
+            else if (last - c >= VW) forward_piece(p, s, VW, taps, w + k * taps, bias[k]);
             else forward_piece(p, s, (int)(last - c), taps, w + k * taps, bias[k]);
         }
     }
@@ -133,7 +135,8 @@ static void backward_task(const convolution *p, const convolution_gradients *q, 
         for (int64_t c = first; c < last; c += VW) {
             piece s = {b, begin, end, c};
             int64_t k = (c - first) / VW;
-            if (last - c >= VW) backward_piece(p, q, s, VW, taps, k, m);
+            if (last - c >= VW && taps == 4) backward_piece(p, q, s, VW, 4, k, m);
+            else if (last - c >= VW) backward_piece(p, q, s, VW, taps, k, m);
             else backward_piece(p, q, s, (int)(last - c), taps, k, m);
         }
     }

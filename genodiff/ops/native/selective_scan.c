@@ -16,10 +16,14 @@
 
 #include <stdatomic.h>
 
+/* States that go through a chunk together, in registers, so that what the backward pass keeps of a chunk stays in the
+ * first-level cache. The sums over lanes take four at a time. */
+#define BLOCK 4
+
 #if defined(__clang__)
-#define UNROLL _Pragma("unroll 16")
+#define UNROLL _Pragma("unroll 4")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 4")
 #endif
 
 typedef struct {
@@ -52,6 +56,8 @@ INLINE int64_t time_of(const scan *p, int64_t t) { return p->reverse ? p->length
 
 INLINE int64_t groups_of(const scan *p) { return (p->channels + p->group - 1) / p->group; }
 
+INLINE int64_t blocks_of(const scan *p) { return (p->states + BLOCK - 1) / BLOCK; }
+
 INLINE vf *checkpoint_of(const scan *p, piece s) {
     int64_t chunks = (p->length + p->chunk - 1) / p->chunk, vectors = (p->channels + VW - 1) / VW;
     int64_t index = (s.b * chunks + s.begin / p->chunk) * vectors + s.channel / VW;
@@ -67,19 +73,47 @@ INLINE softplus_result step_size(const scan *p, vf delta) {
     return (softplus_result){delta, broadcast(1.0f)};
 }
 
-INLINE void forward_piece(const scan *p, piece s, int width, int64_t states, const vf *restrict A2, vf *restrict h) {
+/* One step of a vector of channels: what does not depend on the states, and sums over them. In loops of their own,
+ * softplus and sigmoid of many steps overlap; before the states of each step, every step would wait for them. */
+typedef struct {
+    vf dt, dtu, y;
+    vf slope, dy, dgate, dh_B, dh_hA; /* of the backward pass alone */
+} moment;
+
+/* A block of states through a chunk. */
+INLINE void forward_block(const scan *p, piece s, int64_t n, int64_t count, const vf *A2, vf *states, moment *m) {
+    vf h[BLOCK];
+    for (int64_t i = 0; i < count; i++) h[i] = states[i];
+    for (int64_t t = s.begin; t < s.end; t++, m++) {
+        const float *B = row_of(p->B, s.b, time_of(p, t)) + n, *C = row_of(p->C, s.b, time_of(p, t)) + n;
+        vf dt = m->dt, dtu = m->dtu, y = m->y;
+        UNROLL
+        for (int64_t i = 0; i < count; i++) {
+            h[i] = exp2_vector(dt * A2[i]) * h[i] + dtu * B[i];
+            y += h[i] * C[i];
+        }
+        m->y = y;
+    }
+    for (int64_t i = 0; i < count; i++) states[i] = h[i];
+}
+
+INLINE void forward_piece(const scan *p, piece s, int width, const vf *A2, vf *h, moment *moments) {
     vf D = channels_of(p->D, s.channel, width), bias = channels_of(p->delta_bias, s.channel, width);
     for (int64_t t = s.begin; t < s.end; t++) {
         int64_t at = time_of(p, t);
-        vf dt = step_size(p, load(row_of(p->delta, s.b, at) + s.channel, width) + bias).value;
+        moment *m = moments + (t - s.begin);
         vf u = load(row_of(p->u, s.b, at) + s.channel, width);
-        vf dtu = dt * u, y = D * u;
-        const float *B = row_of(p->B, s.b, at), *C = row_of(p->C, s.b, at);
-        UNROLL
-        for (int64_t n = 0; n < states; n++) {
-            h[n] = exp2_vector(dt * A2[n]) * h[n] + dtu * B[n];
-            y += h[n] * C[n];
-        }
+        m->dt = step_size(p, load(row_of(p->delta, s.b, at) + s.channel, width) + bias).value;
+        m->dtu = m->dt * u;
+        m->y = D * u;
+    }
+    for (int64_t n = 0; n < p->states; n += BLOCK) {
+        if (p->states - n >= BLOCK) forward_block(p, s, n, BLOCK, A2 + n, h + n, moments);
+        else forward_block(p, s, n, p->states - n, A2 + n, h + n, moments);
+    }
+    for (int64_t t = s.begin; t < s.end; t++) {
+        int64_t at = time_of(p, t);
+        vf y = moments[t - s.begin].y;
         if (p->z.data) {
             vf z = load(row_of(p->z, s.b, at) + s.channel, width);
             y *= z * sigmoid(z);
@@ -89,7 +123,7 @@ INLINE void forward_piece(const scan *p, piece s, int width, int64_t states, con
 }
 
 /* A2 (A log2 e) and h are the group's, as (vectors, n). */
-static void forward_task(const scan *p, int64_t b, int64_t g, vf *A2, vf *h) {
+static void forward_task(const scan *p, int64_t b, int64_t g, vf *A2, vf *h, moment *moments) {
     int64_t first = g * p->group, last = minimum(p->channels, first + p->group), n = p->states;
     memset(A2, 0, (size_t)(p->group * n) * sizeof(float));
     memset(h, 0, (size_t)(p->group * n) * sizeof(float));
@@ -101,114 +135,124 @@ static void forward_task(const scan *p, int64_t b, int64_t g, vf *A2, vf *h) {
             piece s = {b, begin, end, c};
             int64_t k = (c - first) / VW * n;
             if (p->checkpoints) memcpy(checkpoint_of(p, s), h + k, (size_t)n * sizeof(vf));
-            /* 16 states, the usual number, as a constant: the loops over states are unrolled. */
-            if (last - c >= VW && n == 16) forward_piece(p, s, VW, 16, A2 + k, h + k);
-            else if (last - c >= VW) forward_piece(p, s, VW, n, A2 + k, h + k);
-            else forward_piece(p, s, (int)(last - c), n, A2 + k, h + k);
+            if (last - c >= VW) forward_piece(p, s, VW, A2 + k, h + k, moments);
+            else forward_piece(p, s, (int)(last - c), A2 + k, h + k, moments);
         }
     }
 }
 
 /* What belongs to one vector of channels and one state, over all time. */
 typedef struct {
-    vf A, A2;        /* A2 = A log2 e */
-    vf dh;           /* what the steps after the chunk say about the state that it ends in */
-    vf dA, chunk_dA; /* over the chunks so far, and over the steps of this one: sums of sums lose fewer digits */
+    vf A, A2; /* A2 = A log2 e */
+    vf dh;    /* what the steps after the chunk say about the state that it ends in */
+    vf dA;
 } rate;
 
-/* One state of one step. Fields that are used together lie together: in arrays of their own, whose sizes are powers of
+/* One state at one step. Fields that are used together lie together: in arrays of their own, whose sizes are powers of
  * two, their addresses would differ by multiples of 4096 and stall each other. */
 typedef struct {
-    vf h, decay; /* of the vector of channels at work; h is the state after the step */
-    vf dB, dC;   /* over all vectors of the group */
+    vf decay, decayed; /* exp(dt A), and the state before the step times that */
 } cell;
 
-/* One step, of the vector of channels at work. */
 typedef struct {
-    vf dt, slope, y;
-} moment;
+    vf dB, dC; /* over the vectors of the group */
+} partial_sums;
 
 typedef struct {
-    rate *rates;     /* (vectors, n) */
-    vf *dD, *dbias;  /* (vectors,) */
-    cell *cells;     /* (1 + chunk, n): the state before the chunk, then its steps */
-    moment *moments; /* (chunk,) */
+    rate *rates;        /* (vectors, n) */
+    vf *dD, *dbias;     /* (vectors,) */
+    partial_sums *sums; /* (blocks, chunk, BLOCK) */
+    cell *cells;        /* (chunk, BLOCK) */
+    moment *moments;    /* (chunk,) */
 } workspace;
 
-INLINE void recompute_piece(const scan *p, piece s, int width, int64_t states, const rate *restrict r, workspace w) {
-    const vf *checkpoint = checkpoint_of(p, s);
-    for (int64_t n = 0; n < states; n++) w.cells[n].h = checkpoint[n];
-    vf D = channels_of(p->D, s.channel, width), bias = channels_of(p->delta_bias, s.channel, width);
-    for (int64_t t = s.begin; t < s.end; t++) {
-        int64_t at = time_of(p, t), j = t - s.begin;
-        softplus_result dt = step_size(p, load(row_of(p->delta, s.b, at) + s.channel, width) + bias);
-        vf u = load(row_of(p->u, s.b, at) + s.channel, width);
-        vf dtu = dt.value * u, y = D * u;
-        const float *B = row_of(p->B, s.b, at), *C = row_of(p->C, s.b, at);
-        const cell *before = w.cells + j * states;
-        cell *step = w.cells + (j + 1) * states;
+/* A block of states of one chunk: forth again from the checkpoint, then back. dA is summed over the chunk alone first,
+ * because sums of sums lose fewer digits. */
+INLINE void backward_block(const scan *p, piece s, int64_t n, int64_t count, rate *r, workspace w) {
+    partial_sums *sums = w.sums + n * p->chunk;
+    vf h[BLOCK], dh[BLOCK], dA[BLOCK];
+    for (int64_t i = 0; i < count; i++) h[i] = checkpoint_of(p, s)[n + i];
+    for (int64_t t = s.begin, j = 0; t < s.end; t++, j++) {
+        const float *B = row_of(p->B, s.b, time_of(p, t)) + n, *C = row_of(p->C, s.b, time_of(p, t)) + n;
+        moment *m = w.moments + j;
+        vf dt = m->dt, dtu = m->dtu, dy = m->dy, y = m->y;
         UNROLL
-        for (int64_t n = 0; n < states; n++) {
-            vf decay = exp2_vector(dt.value * r[n].A2), h = decay * before[n].h + dtu * B[n];
-            y += h * C[n];
-            step[n].decay = decay;
-            step[n].h = h;
+        for (int64_t i = 0; i < count; i++) {
+            vf decay = exp2_vector(dt * r[i].A2), decayed = decay * h[i];
+            w.cells[j * BLOCK + i] = (cell){decay, decayed};
+            h[i] = decayed + dtu * B[i];
+            y += h[i] * C[i];
+            sums[j * BLOCK + i].dC += dy * h[i];
         }
-        w.moments[j] = (moment){dt.value, dt.slope, y};
+        m->y = y;
     }
+    for (int64_t i = 0; i < count; i++) dh[i] = r[i].dh, dA[i] = broadcast(0.0f);
+    for (int64_t t = s.end - 1, j = t - s.begin; t >= s.begin; t--, j--) {
+        const float *B = row_of(p->B, s.b, time_of(p, t)) + n, *C = row_of(p->C, s.b, time_of(p, t)) + n;
+        moment *m = w.moments + j;
+        vf dt = m->dt, dtu = m->dtu, dy = m->dy, dh_B = m->dh_B, dh_hA = m->dh_hA;
+        UNROLL
+        for (int64_t i = 0; i < count; i++) {
+            cell x = w.cells[j * BLOCK + i];
+            dh[i] += dy * C[i];
+            sums[j * BLOCK + i].dB += dh[i] * dtu;
+            dh_B += dh[i] * B[i];
+            vf decayed = dh[i] * x.decayed;
+            dh_hA += decayed * r[i].A;
+            dA[i] += decayed * dt;
+            dh[i] *= x.decay;
+        }
+        m->dh_B = dh_B;
+        m->dh_hA = dh_hA;
+    }
+    for (int64_t i = 0; i < count; i++) r[i].dh = dh[i], r[i].dA += dA[i];
 }
 
-INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int width, int64_t states, int64_t k,
-                           workspace w) {
-    rate *restrict r = w.rates + k * states;
-    recompute_piece(p, s, width, states, r, w);
-    vf D = channels_of(p->D, s.channel, width), dD = broadcast(0.0f), dbias = broadcast(0.0f);
-    for (int64_t n = 0; n < states; n++) r[n].chunk_dA = broadcast(0.0f);
-    for (int64_t t = s.end - 1; t >= s.begin; t--) {
-        int64_t at = time_of(p, t), j = t - s.begin, o = (s.b * p->length + at) * p->channels + s.channel;
-        vf dy = load(row_of(q->dout, s.b, at) + s.channel, width);
+INLINE void backward_piece(const scan *p, const scan_gradients *q, piece s, int width, int64_t k, workspace w) {
+    vf D = channels_of(p->D, s.channel, width), bias = channels_of(p->delta_bias, s.channel, width);
+    for (int64_t t = s.begin; t < s.end; t++) {
+        int64_t at = time_of(p, t);
+        moment *m = w.moments + (t - s.begin);
+        softplus_result dt = step_size(p, load(row_of(p->delta, s.b, at) + s.channel, width) + bias);
+        vf u = load(row_of(p->u, s.b, at) + s.channel, width), dy = load(row_of(q->dout, s.b, at) + s.channel, width);
+        *m = (moment){.dt = dt.value, .slope = dt.slope, .dtu = dt.value * u, .y = D * u, .dy = dy};
         if (p->z.data) {
             vf z = load(row_of(p->z, s.b, at) + s.channel, width), gate = sigmoid(z);
-            store(q->dz + o, dy * w.moments[j].y * (gate * (1.0f + z * (1.0f - gate))), width);
-            dy *= z * gate;
+            m->dgate = dy * (gate * (1.0f + z * (1.0f - gate)));
+            m->dy = dy * (z * gate);
         }
-        vf u = load(row_of(p->u, s.b, at) + s.channel, width), dt = w.moments[j].dt, dtu = dt * u;
-        vf dh_B = broadcast(0.0f), dh_hA = broadcast(0.0f);
-        const float *B = row_of(p->B, s.b, at), *C = row_of(p->C, s.b, at);
-        const cell *before = w.cells + j * states;
-        cell *step = w.cells + (j + 1) * states;
-        UNROLL
-        for (int64_t n = 0; n < states; n++) {
-            vf dh = r[n].dh + dy * C[n];
-            step[n].dC += dy * step[n].h;
-            step[n].dB += dh * dtu;
-            dh_B += dh * B[n];
-            dh *= step[n].decay;
-            r[n].dh = dh;
-            dh *= before[n].h;
-            dh_hA += dh * r[n].A;
-            r[n].chunk_dA += dh * dt;
-        }
-        vf ddelta = (dh_hA + u * dh_B) * w.moments[j].slope;
-        store(q->du + o, D * dy + dt * dh_B, width);
+    }
+    for (int64_t n = 0; n < p->states; n += BLOCK) {
+        if (p->states - n >= BLOCK) backward_block(p, s, n, BLOCK, w.rates + k * p->states + n, w);
+        else backward_block(p, s, n, p->states - n, w.rates + k * p->states + n, w);
+    }
+    vf dD = broadcast(0.0f), dbias = broadcast(0.0f);
+    for (int64_t t = s.begin; t < s.end; t++) {
+        int64_t at = time_of(p, t), o = (s.b * p->length + at) * p->channels + s.channel;
+        const moment *m = w.moments + (t - s.begin);
+        vf u = load(row_of(p->u, s.b, at) + s.channel, width), ddelta = (m->dh_hA + u * m->dh_B) * m->slope;
+        store(q->du + o, D * m->dy + m->dt * m->dh_B, width);
         store(q->ddelta + o, ddelta, width);
-        dD += dy * u;
+        if (p->z.data) store(q->dz + o, m->dgate * m->y, width);
+        dD += m->dy * u;
         dbias += ddelta;
     }
-    for (int64_t n = 0; n < states; n++) r[n].dA += r[n].chunk_dA;
     w.dD[k] += dD;
     w.dbias[k] += dbias;
 }
 
-/* dB and dC of one step, summed over lanes. */
-static void store_dB_dC(const scan *p, const scan_gradients *q, int64_t b, int64_t g, int64_t t, const cell *step) {
-    const int64_t stride = sizeof(cell) / sizeof(vf), n = p->states;
-    int64_t o = ((g * p->batch + b) * p->length + time_of(p, t)) * n;
-    for (int64_t i = 0; i < n; i += 4) {
-        size_t bytes = (size_t)minimum(4, n - i) * sizeof(float);
-        vf4 dB = sum_lanes(&step[i].dB, stride), dC = sum_lanes(&step[i].dC, stride);
-        memcpy(q->dB + o + i, &dB, bytes);
-        memcpy(q->dC + o + i, &dC, bytes);
+/* dB and dC of a chunk, summed over lanes. */
+static void store_dB_dC(const scan *p, const scan_gradients *q, piece s, int64_t g, const partial_sums *sums) {
+    const int64_t stride = sizeof(partial_sums) / sizeof(vf);
+    for (int64_t n = 0; n < p->states; n += BLOCK) {
+        size_t bytes = (size_t)minimum(BLOCK, p->states - n) * sizeof(float);
+        for (int64_t t = s.begin; t < s.end; t++) {
+            const partial_sums *x = sums + n * p->chunk + (t - s.begin) * BLOCK;
+            int64_t o = ((g * p->batch + s.b) * p->length + time_of(p, t)) * p->states + n;
+            vf4 dB = sum_lanes(&x->dB, stride), dC = sum_lanes(&x->dC, stride);
+            memcpy(q->dB + o, &dB, bytes);
+            memcpy(q->dC + o, &dC, bytes);
+        }
     }
 }
 
@@ -224,15 +268,14 @@ static void backward_task(const scan *p, const scan_gradients *q, int64_t b, int
             w.rates[i / VW * n + j].A2[i % VW] = LOG2_E * A;
         }
     for (int64_t begin = (p->length - 1) / p->chunk * p->chunk; begin >= 0; begin -= p->chunk) {
-        int64_t end = minimum(p->length, begin + p->chunk);
-        for (int64_t i = n; i < (1 + end - begin) * n; i++) w.cells[i].dB = w.cells[i].dC = broadcast(0.0f);
-        for (int64_t c = first; c < last; c += VW) {
-            piece s = {b, begin, end, c};
-            if (last - c >= VW && n == 16) backward_piece(p, q, s, VW, 16, (c - first) / VW, w);
-            else if (last - c >= VW) backward_piece(p, q, s, VW, n, (c - first) / VW, w);
-            else backward_piece(p, q, s, (int)(last - c), n, (c - first) / VW, w);
+        piece s = {b, begin, minimum(p->length, begin + p->chunk), first};
+        memset(w.sums, 0, (size_t)(blocks_of(p) * p->chunk * BLOCK) * sizeof(partial_sums));
+        for (; s.channel < last; s.channel += VW) {
+            int64_t k = (s.channel - first) / VW;
+            if (last - s.channel >= VW) backward_piece(p, q, s, VW, k, w);
+            else backward_piece(p, q, s, (int)(last - s.channel), k, w);
         }
-        for (int64_t t = begin; t < end; t++) store_dB_dC(p, q, b, g, t, w.cells + (1 + t - begin) * n);
+        store_dB_dC(p, q, s, g, w.sums);
     }
     for (int64_t i = 0; i < last - first; i++) {
         int64_t channel = b * p->channels + first + i;
@@ -245,24 +288,27 @@ static void backward_task(const scan *p, const scan_gradients *q, int64_t b, int
 /* Each returns 0, or 1 where there was no memory. Any number of threads may run one call on the same arguments. */
 int selective_scan_forward(const scan *p) {
     int64_t states = p->group / VW * p->states, groups = groups_of(p);
-    vf *memory = allocate(2 * (size_t)states * sizeof(vf));
+    vf *memory = allocate(2 * (size_t)states * sizeof(vf) + (size_t)p->chunk * sizeof(moment));
     if (!memory) return 1;
     control_word mode = flush_denormals();
     for (int64_t i; (i = atomic_fetch_add(p->next_task, 1)) < p->batch * groups;)
-        forward_task(p, i / groups, i % groups, memory, memory + states);
+        forward_task(p, i / groups, i % groups, memory, memory + states, (moment *)(memory + 2 * states));
     restore_denormals(mode);
     free(memory);
     return 0;
 }
 
 int selective_scan_backward(const scan *p, const scan_gradients *q) {
-    size_t vectors = (size_t)(p->group / VW), n = (size_t)p->states, chunk = (size_t)p->chunk;
-    /* Three cells more than there are: their sums are taken four at a time. */
-    size_t rates = vectors * n * sizeof(rate), cells = ((1 + chunk) * n + 3) * sizeof(cell);
-    char *memory = allocate(rates + cells + chunk * sizeof(moment) + 2 * vectors * sizeof(vf));
+    size_t vectors = (size_t)(p->group / VW), chunk = (size_t)p->chunk;
+    size_t rates = vectors * (size_t)p->states * sizeof(rate);
+    size_t sums = (size_t)blocks_of(p) * chunk * BLOCK * sizeof(partial_sums);
+    size_t cells = chunk * BLOCK * sizeof(cell), moments = chunk * sizeof(moment);
+    char *memory = allocate(rates + sums + cells + moments + 2 * vectors * sizeof(vf));
     if (!memory) return 1;
-    workspace w = {.rates = (rate *)memory, .cells = (cell *)(memory + rates)};
-    w.moments = (moment *)(memory + rates + cells);
+    workspace w = {.rates = (rate *)memory};
+    w.sums = (partial_sums *)(memory + rates);
+    w.cells = (cell *)(memory + rates + sums);
+    w.moments = (moment *)(memory + rates + sums + cells);
     w.dD = (vf *)(w.moments + chunk);
     w.dbias = w.dD + vectors;
     int64_t groups = groups_of(p);

@@ -120,7 +120,7 @@ INLINE vf exp_negative(vf x) {
     return exp2_fraction(at_least(-1.0f, rest * LOG2_E)) * exponent_to_scale(rounded);
 }
 
-INLINE vf absolute_negative(vf x) { return choose(x > 0.0f, -x, x); } /* -|x| */
+INLINE vf absolute_negative(vf x) { return (vf)((vi)x | INT32_MIN); } /* -|x| */
 
 INLINE vf sigmoid(vf x) {
     vf e = exp_negative(absolute_negative(x));
