@@ -25,6 +25,8 @@ CHECKS = (
         *("trainer.validate_sequences=8", "out=run"),
     ],
     ["genodiff", "sample", "checkpoint=run", "num_samples=2", "length=64", "steps=8", "out=a.fa"],
+    ["genodiff", "convert", "source=run", "layout=caduceus", "out=published"],
+    ["genodiff", "convert", "source=published", "out=model"],
 )
 
 
