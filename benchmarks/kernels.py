@@ -1,33 +1,41 @@
-"""Times the kernels of `genodiff.ops` on this CPU against their plain-torch definitions.
+"""Times the kernels of `genodiff.ops` against each other and against what others run.
 
     python benchmarks/kernels.py --out kernels.json
-    python benchmarks/kernels.py --lengths 32768 --repeats 3
+    python benchmarks/kernels.py --device cuda --out kernels_cuda.json
 
 All variants of a shape run in one process, in a new random order every round; a figure is the
-median over rounds. On one thread the clock is the process's CPU time, which other users of the
-machine disturb least; on several it is wall time.
+median over rounds. `published` is mamba-ssm's `selective_scan_ref` as it is: its backward pass is
+quadratic in length (minutes at L = 1,024), so only its forward pass is timed, and forward +
+backward is compared with `published, linear`, the same made linear. Memory is the peak of torch's
+allocator above the inputs and the output's gradient: results and gradients of the inputs are in
+it. A variant that would take longer than --seconds a call, or half of the free memory, judged by
+its figures at the length before, sits out a length; the table says so.
 """
 
 import argparse
 import json
-import platform
-import random
-import statistics
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
-from torch import Tensor, nn
+from measuring import free_bytes, machine, median_seconds, peak_bytes
+from published import Scan, linear_ref, pscan_or_none, selective_scan_ref
+from torch import Tensor
 from torch.nn import functional as F
 
-import genodiff
-from genodiff.ops import _native, causal_conv1d, selective_scan
+from genodiff.errors import UserError
+from genodiff.ops import Implementation, causal_conv1d, selective_scan
 
 D_INNER, D_STATE, WIDTH = 256, 16, 4
 CASES = ("forward", "forward+backward")
+BASELINES = {
+    "selective_scan": ("published", "published, linear", "pscan"),
+    "causal_conv1d": ("nn.Conv1d",),
+}
+# Not linear in time, or a second time the same.
+LEFT_OUT = {"published": "forward+backward", "published, linear": "forward"}
 
 
 class Variant(NamedTuple):
@@ -38,196 +46,275 @@ class Variant(NamedTuple):
     leaves: list[Tensor]
     dout: Tensor
 
+    def clear(self) -> None:
+        for leaf in self.leaves:
+            leaf.grad = None
+
+    def call(self, case: str) -> None:
+        self.clear()
+        if case == "forward":
+            with torch.no_grad():
+                self.run()
+        else:
+            self.run().backward(self.dout)
+
 
 def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
+    device = torch.device(arguments.device)
+    dtypes = [torch.float32, torch.bfloat16] if device.type == "cuda" else [torch.float32]
     rows: list[dict[str, Any]] = []
-    for length in arguments.lengths:
-        shape = (max(1, arguments.tokens // length), length, D_INNER)
-        for kernel, baseline, variants in (
-            ("selective_scan", "published", scan_variants(shape, denormal=False)),
-            ("selective_scan, decaying", "native", scan_variants(shape, denormal=True)),
-            ("causal_conv1d", "nn.Conv1d", conv_variants(shape)),
-        ):
-            medians = time_variants(variants, arguments)
-            rows += [
-                {
-                    "kernel": kernel,
-                    "length": length,
-                    "variant": name,
-                    "case": case,
-                    "milliseconds": 1e3 * seconds,
-                    "speedup": medians[baseline, case] / seconds,
-                    "baseline": baseline,
-                }
-                for (name, case), seconds in medians.items()
-            ]
-            print_table(rows[-len(medians) :])
+    for dtype in dtypes:
+        for kernel in BASELINES:
+            for length in arguments.lengths:
+                rows += measure(kernel, length, dtype, device, arguments, rows)
+    rows += growth(device, arguments)
     if arguments.out is not None:
-        report = {"settings": settings(arguments), "rows": rows}
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+        report = {"machine": machine(device), "settings": settings(arguments), "rows": rows}
+        arguments.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--out", type=Path, help="write the figures as JSON to this file")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 8192])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 8192, 32_768, 131_072])
     parser.add_argument("--tokens", type=int, default=8192, help="of a batch, if it is longer")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=11)
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=60,
-        help="a variant that has taken longer than this in all sits out the other rounds",
-    )
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=10, help="a call, and all of a variant's")
     return parser.parse_args()
 
 
-def scan_variants(shape: tuple[int, int, int], denormal: bool) -> list[Variant]:
-    """Mamba's initial rates and steps; `denormal` lets one input decay for the whole length."""
+def measure(
+    kernel: str,
+    length: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    arguments: argparse.Namespace,
+    before: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    """The rows of one kernel at one length, printed."""
+    shape = (max(1, arguments.tokens // length), length, D_INNER)
+    common = {"kernel": kernel, "length": length, "batch": shape[0], "dtype": str(dtype)[6:]}
+    make = scan_variants if kernel == "selective_scan" else conv_variants
+    calls: dict[tuple[str, str], Callable[[], None]] = {}
+    peaks: dict[tuple[str, str], int] = {}
+    sizes: dict[str, int] = {}
+    notes: list[str] = []
+    for variant in make(shape, dtype, device, notes):
+        sizes[variant.name] = sum(leaf.nbytes for leaf in variant.leaves)
+        for case in CASES:
+            if LEFT_OUT.get(variant.name) == case:
+                continue
+            key = common | {"variant": variant.name, "case": case}
+            reason = too_much(key, shape[0] * length, device, arguments.seconds, before)
+            if reason is not None:
+                notes.append(f"{variant.name}, {case}: {reason}")
+                continue
+            call = calls[variant.name, case] = partial(variant.call, case)
+            variant.clear()
+            peaks[variant.name, case] = peak_bytes(call, device)
+    medians = median_seconds(calls, device, repeats=arguments.repeats, seconds=arguments.seconds)
+    rows = [
+        common
+        | {
+            "variant": name,
+            "case": case,
+            "milliseconds": 1e3 * seconds,
+            "peak_mib": peaks[name, case] / 2**20,
+            "peak_by_inputs": peaks[name, case] / sizes[name],
+            "times_as_fast_as": {
+                peer: medians[peer, case] / seconds
+                for peer in BASELINES[kernel]
+                if (peer, case) in medians
+            },
+        }
+        for (name, case), seconds in medians.items()
+    ]
+    print_table(rows, notes)
+    return [*rows, *(common | {"sat_out": note} for note in notes)]
+
+
+def too_much(
+    key: dict[str, Any],
+    tokens: int,
+    device: torch.device,
+    seconds: float,
+    rows: list[dict[str, Any]],
+) -> str | None:
+    """Why a variant sits out, judged by the last shorter length, from which all is linear."""
+    same = ("kernel", "dtype", "variant", "case")
+    past = [row for row in rows if all(row.get(name) == key[name] for name in same)]
+    if not past:
+        tried = any(
+            row["kernel"] == key["kernel"] and row["dtype"] == key["dtype"] for row in rows
+        )
+        return "sat out a shorter length already" if tried else None
+    growth = tokens / (past[-1]["batch"] * past[-1]["length"])
+    expected = growth * past[-1]["milliseconds"] / 1e3
+    if expected > seconds:
+        return f"about {expected:.0f} s a call, more than --seconds {seconds:.0f}"
+    mib = growth * past[-1]["peak_mib"]
+    if mib * 2**20 > free_bytes(device) / 2:
+        return f"about {mib / 1024:.1f} GiB, more than half of the free memory"
+    return None
+
+
+def scan_variants(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, notes: list[str]
+) -> Iterable[Variant]:
+    """The scans that can run here; `decaying` is of one input that decays for the whole length."""
+    leaves, dout = scan_inputs(shape, dtype, device)
+    for name in runnable(partial(selective_scan, *_first_steps(leaves)), notes):
+        ours = partial(selective_scan, *leaves, implementation=name)
+        yield Variant(name, ours, leaves, dout)
+        if name in ("native", "triton"):
+            impulse = [leaves[0].detach().clone().requires_grad_(), *leaves[1:]]
+            impulse[0].data[:, 1:] = 0
+            decaying = partial(selective_scan, *impulse, implementation=name)
+            yield Variant(f"{name}, decaying", decaying, impulse, dout)
+    pscan = pscan_or_none()
+    if pscan is None:
+        notes.append("pscan: mambapy is not installed; pip install --no-deps mambapy")
+    peers: dict[str, Scan | None] = {
+        "published": selective_scan_ref,
+        "published, linear": linear_ref,
+        "pscan": pscan,
+    }
+    for name, scan in peers.items():
+        if scan is not None:
+            yield Variant(name, partial(scan, *leaves), leaves, dout)
+
+
+def scan_inputs(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[list[Tensor], Tensor]:
+    """Leaves, with Mamba's initial rates and steps, and the gradient of the output."""
     b, l, d = shape
     tensors = {
-        "u": torch.randn(b, l, d),
-        "delta": 0.5 * torch.randn(b, l, d) - 3,
+        "u": torch.randn(b, l, d, dtype=dtype),
+        "delta": 0.5 * torch.randn(b, l, d, dtype=dtype) - 3,
         "A": -torch.arange(1.0, D_STATE + 1).repeat(d, 1),
-        "B": torch.randn(b, l, D_STATE),
-        "C": torch.randn(b, l, D_STATE),
+        "B": torch.randn(b, l, D_STATE, dtype=dtype),
+        "C": torch.randn(b, l, D_STATE, dtype=dtype),
         "D": torch.ones(d),
-        "z": torch.randn(b, l, d),
+        "z": torch.randn(b, l, d, dtype=dtype),
         "delta_bias": torch.zeros(d),
     }
-    if denormal:
-        tensors["u"][:, 1:] = 0
-    leaves = [tensor.requires_grad_() for tensor in tensors.values()]
-    dout = torch.randn(b, l, d)
-
-    def scan(implementation: Any) -> Callable[[], Tensor]:
-        return lambda: selective_scan(*leaves, implementation=implementation)
-
-    variants = [Variant(name, scan(name), leaves, dout) for name in ("native", "chunked")]
-    if denormal:
-        return variants
-    published = Variant("published", lambda: published_scan(*leaves), leaves, dout)
-    return [*variants, Variant("reference", scan("reference"), leaves, dout), published]
+    leaves = [tensor.to(device).requires_grad_() for tensor in tensors.values()]
+    return leaves, torch.randn(b, l, d, dtype=dtype).to(device)
 
 
-def published_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor,
-    z: Tensor,
-    delta_bias: Tensor,
-) -> Tensor:
-    """mamba-ssm's `selective_scan_ref`, step for step: what others run on a CPU.
-
-    Channel-first in memory, as it is. Steps are unbound where it indexes them, which makes its
-    backward pass quadratic in length.
-    """
-    u, delta, B, C, z = (x.mT.contiguous() for x in (u, delta, B, C, z))
-    dt = F.softplus(delta + delta_bias.unsqueeze(1))
-    decays = torch.exp(torch.einsum("bdl,dn->bdln", dt, A))
-    inputs = torch.einsum("bdl,bnl,bdl->bdln", dt, B, u)
-    h = torch.zeros_like(inputs[:, :, 0])
-    outputs = []
-    for decay, dtu_B, C_t in zip(decays.unbind(2), inputs.unbind(2), C.unbind(2), strict=True):
-        h = decay * h + dtu_B
-        outputs.append(torch.einsum("bdn,bn->bd", h, C_t))
-    y = torch.stack(outputs, dim=2) + u * D.unsqueeze(1)
-    return (y * F.silu(z)).mT
+def _first_steps(leaves: list[Tensor]) -> list[Tensor]:
+    return [leaf.detach()[:1, :2] if leaf.ndim == 3 else leaf.detach() for leaf in leaves]
 
 
-def conv_variants(shape: tuple[int, int, int]) -> list[Variant]:
-    """Against nn.Conv1d as Mamba calls it, between two transpositions."""
-    length = shape[1]
-    module = nn.Conv1d(D_INNER, D_INNER, WIDTH, groups=D_INNER, padding=WIDTH - 1)
-    x, weight, bias = torch.randn(shape).requires_grad_(), module.weight, module.bias
-    assert bias is not None
-    leaves = [x, weight, bias]
-    dout = torch.randn(shape)
+def conv_variants(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device, notes: list[str]
+) -> Iterable[Variant]:
+    """Against what Mamba's nn.Conv1d does, between two transpositions."""
+    leaves, dout = conv_inputs(shape, dtype, device)
+    for name in runnable(partial(causal_conv1d, *_first_steps(leaves)), notes):
+        yield Variant(name, partial(causal_conv1d, *leaves, implementation=name), leaves, dout)
 
-    def convolve(implementation: Any) -> Callable[[], Tensor]:
-        return lambda: causal_conv1d(x, weight.squeeze(1), bias, implementation=implementation)
+    def published() -> Tensor:
+        x, weight, bias = leaves
+        s = F.conv1d(x.mT, weight.unsqueeze(1), bias, padding=WIDTH - 1, groups=D_INNER)
+        return F.silu(s[..., : shape[1]]).mT
 
-    def torch_module() -> Tensor:
-        return F.silu(module(x.transpose(1, 2))[..., :length]).transpose(1, 2)
-
-    names = ("native", "chunked", "reference")
-    variants = [Variant(name, convolve(name), leaves, dout) for name in names]
-    return [*variants, Variant("nn.Conv1d", torch_module, leaves, dout)]
+    yield Variant("nn.Conv1d", published, leaves, dout)
 
 
-def time_variants(
-    variants: list[Variant], arguments: argparse.Namespace
-) -> dict[tuple[str, str], float]:
-    """Median seconds by variant and case; the first round warms up and does not count."""
-    clock = time.process_time if arguments.threads == 1 else time.perf_counter
-    seconds: dict[tuple[str, str], list[float]] = {
-        (variant.name, case): [] for variant in variants for case in CASES
-    }
-    order = [(variant, case) for variant in variants for case in CASES]
-    shuffle = random.Random(0).shuffle
-    for _ in range(arguments.repeats + 1):
-        shuffle(order)
-        for variant, case in order:
-            times = seconds[variant.name, case]
-            if sum(times) <= arguments.seconds:
-                times.append(time_once(variant, case, clock))
-    return {key: statistics.median(times[1:] or times) for key, times in seconds.items()}
+def conv_inputs(
+    shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[list[Tensor], Tensor]:
+    """Leaves, and the gradient of the output."""
+    d = shape[2]
+    tensors = torch.randn(shape, dtype=dtype), torch.randn(d, WIDTH) / 2, torch.randn(d)
+    leaves = [tensor.to(device, dtype).requires_grad_() for tensor in tensors]
+    return leaves, torch.randn(shape, dtype=dtype).to(device)
 
 
-def time_once(variant: Variant, case: str, clock: Callable[[], float]) -> float:
-    for leaf in variant.leaves:
-        leaf.grad = None
-    if case == "forward":
-        with torch.no_grad():
-            start = clock()
-            variant.run()
-            return clock() - start
-    start = clock()
-    variant.run().backward(variant.dout)
-    return clock() - start
+def runnable(function: Callable[..., Tensor], notes: list[str]) -> list[Any]:
+    """The implementations that can run here; why others cannot goes into the notes."""
+    names = []
+    for name in get_args(Implementation):
+        if name == "auto":
+            continue
+        try:
+            function(implementation=name)
+        except UserError as error:
+            notes.append(str(error))
+        else:
+            names.append(name)
+    return names
 
 
-def print_table(rows: list[dict[str, Any]]) -> None:
-    print(f"\n{rows[0]['kernel']}, L = {rows[0]['length']}")
-    print(f"{'':12}{'':18}{'ms':>12}  times as fast as {rows[0]['baseline']}")
+def growth(device: torch.device, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """What "auto" takes, at equal tokens in short and long sequences, and one sequence growing."""
+    shapes = [(128, 1024), (1, 131_072), (1, 4096), (1, 32_768)]
+    rows = []
+    print("\nGrowth with length, implementation=auto, microseconds a token")
+    for function, inputs in ((selective_scan, scan_inputs), (causal_conv1d, conv_inputs)):
+        calls = {}
+        for b, l in shapes:
+            leaves, dout = inputs((b, l, D_INNER), torch.float32, device)
+            variant = Variant("auto", partial(function, *leaves), leaves, dout)
+            calls |= {(case, b, l): partial(variant.call, case) for case in CASES}
+        medians = median_seconds(
+            calls, device, repeats=arguments.repeats, seconds=arguments.seconds
+        )
+        for case in CASES:
+            costs = {(b, l): 1e6 * medians[case, b, l] / (b * l) for b, l in shapes}
+            row = {
+                "kernel": function.__name__,
+                "case": case,
+                "microseconds_a_token": {f"{b} x {l}": cost for (b, l), cost in costs.items()},
+                "cost_a_token_131k_by_1k": costs[1, 131_072] / costs[128, 1024],
+                "time_32k_by_4k": 8 * costs[1, 32_768] / costs[1, 4096],
+            }
+            figures = "  ".join(f"{b} x {l}: {cost:.2f}" for (b, l), cost in costs.items())
+            print(f"{function.__name__:16}{case:18}{figures}")
+            print(
+                f"{'':34}a token, 131k by 1k: {row['cost_a_token_131k_by_1k']:.2f}; "
+                f"time(32k) / time(4k): {row['time_32k_by_4k']:.1f}"
+            )
+            rows.append(row)
+    return rows
+
+
+def print_table(rows: list[dict[str, Any]], notes: list[str]) -> None:
+    first = rows[0]
+    print(
+        f"\n{first['kernel']}, {first['batch']} x {first['length']} x {D_INNER}, {first['dtype']}"
+    )
+    peers = BASELINES[first["kernel"]]
+    heads = "".join(f"  x {peer:17}" for peer in peers)
+    print(f"{'':20}{'':18}{'ms':>10}{'peak MiB':>10}{'by inputs':>10}{heads}")
     for row in sorted(rows, key=lambda row: (row["case"], row["milliseconds"])):
-        figures = f"{row['milliseconds']:12.1f}  {row['speedup']:.2f}"
-        print(f"{row['variant']:12}{row['case']:18}{figures}", flush=True)
+        ratios = row["times_as_fast_as"]
+        columns = "".join(f"  {ratios[p]:<19.2f}" if p in ratios else " " * 21 for p in peers)
+        print(
+            f"{row['variant']:20}{row['case']:18}{row['milliseconds']:10.1f}"
+            f"{row['peak_mib']:10.0f}{row['peak_by_inputs']:10.2f}{columns}",
+            flush=True,
+        )
+    for note in notes:
+        print(f"  sits out: {note}")
 
 
 def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    library = _native.library()
     return {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "processor": processor(),
-        "library": None if library is None else Path(library._name).name,
-        "clock": "process CPU time" if arguments.threads == 1 else "wall time",
         "shape": {"d_inner": D_INNER, "d_state": D_STATE, "width": WIDTH},
         "tokens": arguments.tokens,
-        "threads": arguments.threads,
         "repeats": arguments.repeats,
-        "versions": {
-            "genodiff": genodiff.__version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
+        "seconds": arguments.seconds,
     }
-
-
-def processor() -> str:
-    """The model's name, and its vector sets as torch sees them."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    name = names[0] if names else platform.processor()
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 if __name__ == "__main__":

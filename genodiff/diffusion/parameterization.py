@@ -75,7 +75,9 @@ class Subs(Parameterization):
         sigma: Float[Tensor, "b #l"],
     ) -> Float[Tensor, "b l"]:
         restricted = logits + _log_indicator(logits, self.data_ids)
-        log_p = -F.cross_entropy(restricted.transpose(1, 2), x0, reduction="none")
+        # Flat: for a vocabulary axis in the middle torch would copy the logits.
+        nats = F.cross_entropy(restricted.flatten(0, 1), x0.flatten(), reduction="none")
+        log_p = -nats.view_as(x0)
         kept = torch.where(x0 == x_t, 0.0, LOG_ZERO)
         return torch.where(x_t == self.mask_id, log_p, kept.to(log_p.dtype))
 
