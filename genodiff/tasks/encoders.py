@@ -10,8 +10,9 @@ from genodiff.tasks.model import Model, build_model
 log = logging.getLogger(__name__)
 
 TO_FINE_TUNE = (
-    "It is a masked language model, trained at one mask rate: fine-tune it with genodiff train "
-    "init=FOLDER backbone=trained before its likelihood or samples mean anything."
+    "It is published as a masked language model. Unless masked diffusion trained it, fine-tune it "
+    "with genodiff train init=FOLDER backbone=trained before its likelihood or samples mean "
+    "anything."
 )
 # Without one of these transformers makes up a tokenizer, and a mask with it.
 _VOCABULARIES = (
