@@ -274,6 +274,13 @@ def test_convolution_and_gradients_are_those_of_the_reference(
     compare_with_float64(causal_conv1d, conv_inputs(2, length, 5, width), reverse=reverse)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("length", [63, 64, 65, 1000, 4097])
+def test_long_convolutions_are_those_of_the_reference(length: int, reverse: bool) -> None:
+    compare_with_float64(causal_conv1d, conv_inputs(1, length, 5, 4), reverse=reverse)
+
+
 def test_bias_and_activation_of_the_convolution_are_optional() -> None:
     inputs = conv_inputs(1, 17, 5, 4)
     compare_with_float64(causal_conv1d, inputs, activation=None)
