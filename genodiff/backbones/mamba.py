@@ -63,8 +63,9 @@ class SelectiveSSM(nn.Module):
         """y, or y * silu(z)."""
         u = causal_conv1d(x, self.conv_weight, self.conv_bias, reverse=self.reverse)
         dt, B, C = self.x_proj(u).split(self.widths, dim=-1)
-        # The scan adds the bias, in float32 whatever autocast makes of the product.
-        delta = F.linear(dt, self.dt_proj.weight)
+        # The scan adds the bias, in float32 whatever autocast makes of the product. Against a
+        # contiguous (rank, d_inner), as the gradients of F.linear are 3 to 7 times slower on CPU.
+        delta = dt @ self.dt_proj.weight.t().contiguous()
         A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
         return selective_scan(
             u, delta, A, B, C, self.D, z, self.dt_proj.bias, reverse=self.reverse
