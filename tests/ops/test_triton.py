@@ -20,6 +20,7 @@ from tests.ops.inputs import (
     assert_all_close,
     changed,
     conv_inputs,
+    in_layout,
     output_and_gradients,
     poisoned_memory,
     relative_error,
@@ -101,6 +102,18 @@ def test_long_scans_are_those_of_the_reference(length: int, reverse: bool) -> No
 def test_skip_gate_and_bias_are_optional(absent: tuple[str, ...], short_segments: None) -> None:
     inputs = {k: x for k, x in scan_inputs(1, 18, 5, 4).items() if k not in absent}
     compare_with_float64(selective_scan, inputs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("absent", [(), ("z",), ("D", "delta_bias"), ("D", "z", "delta_bias")])
+@pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 1000])
+def test_options_and_layouts_hold_at_every_length(
+    length: int, absent: tuple[str, ...], reverse: bool
+) -> None:
+    inputs = {k: x for k, x in scan_inputs(1, length, 3, 4).items() if k not in absent}
+    scan = in_layout(selective_scan, "half of a wider tensor")
+    compare_with_float64(scan, inputs, tolerance=1e-5, reverse=reverse)
 
 
 def test_steps_are_taken_as_they_are_without_softplus(short_segments: None) -> None:
