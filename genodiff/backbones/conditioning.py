@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from genodiff.backbones.base import refuse_condition
+from genodiff.errors import UserError
 
 _FREQUENCIES = 128
 _LONGEST_PERIOD = 10_000
@@ -32,11 +33,24 @@ class TimeEmbedding(nn.Module):
 
 
 class ClassEmbedding(nn.Embedding):
-    """A vector for each of `n_classes` classes, and one more for "no class", the last."""
+    """A vector for each of `n_classes` classes, and one more for "no class", the last.
 
-    def __init__(self, n_classes: int, d_cond: int) -> None:
+    In training a label is left out with probability `dropout`, so that one network learns both
+    p(x | y) and p(x) (Ho & Salimans 2022, arXiv:2207.12598).
+    """
+
+    def __init__(self, n_classes: int, d_cond: int, dropout: float = 0.1) -> None:
         super().__init__(n_classes + 1, d_cond)
+        if not 0 <= dropout <= 1:
+            raise UserError(f"class_dropout={dropout} is a probability; use one in [0, 1].")
+        self.dropout = dropout
         nn.init.normal_(self.weight, std=0.02)
+
+    def forward(self, input: Int[Tensor, "*s"]) -> Float[Tensor, "*s c"]:
+        if self.training and self.dropout:
+            left_out = torch.rand(input.shape, device=input.device) < self.dropout
+            input = torch.where(left_out, self.no_class, input)
+        return super().forward(input)
 
     @property
     def no_class(self) -> int:

@@ -74,7 +74,7 @@ class DiMamba(BlockCausal):
         time_strategy: how c is used: "adaln" adapts every norm and gates every mixer (zero at
             initialisation), "add" adds it to the embeddings, "concat" puts it in front of them, on
             the axis of channels.
-        n_classes: classes a sequence can be conditioned on, see `Transformer`.
+        n_classes, class_dropout: classes a sequence can be conditioned on, see `Transformer`.
         residual: False gives the function of MDLM's published code, in which "add" and "concat"
             have no skip connection at all; for its weights alone.
         embedding_rows: rows of the embedding; None is the vocabulary. Published "concat" weights
@@ -95,6 +95,7 @@ class DiMamba(BlockCausal):
         cond_dim: int = 128,
         time_strategy: str = "adaln",
         n_classes: int | None = None,
+        class_dropout: float = 0.1,
         residual: bool = True,
         embedding_rows: int | None = None,
         d_state: int = 16,
@@ -146,7 +147,9 @@ class DiMamba(BlockCausal):
         self.causal = not bidirectional
         self.embedding = nn.Embedding(rows, d_model)
         self.time = TimeEmbedding(cond_dim)
-        self.classes = None if n_classes is None else ClassEmbedding(n_classes, cond_dim)
+        self.classes = (
+            None if n_classes is None else ClassEmbedding(n_classes, cond_dim, class_dropout)
+        )
         adapted = time_strategy == "adaln"
         self.blocks = nn.ModuleList(
             DiMambaBlock(

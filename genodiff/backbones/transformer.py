@@ -85,6 +85,7 @@ class Transformer(BlockCausal):
             is read as 0, which is what MDLM feeds the network when time_conditioning is off.
         n_classes: classes a sequence can be conditioned on, as an integer (b,) from 0 on; the
             label `n_classes`, or condition=None, is "no class". None for no such input.
+        class_dropout: the share of labels that training leaves out, for classifier-free guidance.
         dropout: of each sub-layer's output.
         causal: the logits at a position depend on no later one.
         block_length: makes the network block-causal, see `BlockCausal`; None for one that sees
@@ -100,6 +101,7 @@ class Transformer(BlockCausal):
         *,
         cond_dim: int | None = 128,
         n_classes: int | None = None,
+        class_dropout: float = 0.1,
         dropout: float = 0.1,
         causal: bool = False,
         block_length: int | None = None,
@@ -136,7 +138,9 @@ class Transformer(BlockCausal):
         self.has_time_input = cond_dim is not None
         self.time = None if cond_dim is None else TimeEmbedding(cond_dim)
         self.classes = (
-            None if n_classes is None or cond_dim is None else ClassEmbedding(n_classes, cond_dim)
+            None
+            if n_classes is None or cond_dim is None
+            else ClassEmbedding(n_classes, cond_dim, class_dropout)
         )
         self.modulation = None if cond_dim is None else Modulation(cond_dim, d_model, parts=2)
         self.norm = _norm(d_model)

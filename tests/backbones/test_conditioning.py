@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from genodiff.backbones import Transformer
 from genodiff.backbones.conditioning import (
     ClassEmbedding,
     Modulation,
@@ -12,6 +13,15 @@ from genodiff.backbones.conditioning import (
     condition_vector,
     modulate,
 )
+from genodiff.diffusion import (
+    Absorbing,
+    AntitheticTimes,
+    ContinuousNelbo,
+    LogLinear,
+    NetworkDenoiser,
+    Subs,
+)
+from genodiff.errors import UserError
 from tests.backbones.toys import randomized
 
 
@@ -62,3 +72,47 @@ def test_a_class_without_classes_is_refused() -> None:
     with pytest.raises(ValueError, match="this Identity has no class input; pass condition=None"):
         time, label = TimeEmbedding(5), torch.tensor([0])
         condition_vector(nn.Identity(), time, None, None, label, label.device)
+
+
+def test_training_leaves_a_share_of_the_labels_out() -> None:
+    classes, labels = ClassEmbedding(3, 5, dropout=0.2), torch.arange(3).repeat(10_000)
+    torch.manual_seed(0)
+    left_out = (classes(labels) == classes.weight[classes.no_class]).all(-1)
+    kept = (classes(labels) == classes.weight[labels]).all(-1)
+    # Standard errors are 0.0023.
+    assert float(left_out.float().mean()) == pytest.approx(0.2, abs=0.01)
+    assert float(kept.float().mean()) == pytest.approx(0.8, abs=0.01)
+    assert torch.equal(classes.eval()(labels), classes.weight[labels])
+    every = ClassEmbedding(3, 5, dropout=1.0)
+    assert torch.equal(every(labels), every.weight[[3]].expand(len(labels), -1))
+
+
+def test_one_network_learns_its_classes_and_their_mixture() -> None:
+    # Class 0 is aaaa, class 1 is bbbb, and comes three times as often.
+    torch.manual_seed(0)
+    process = Absorbing(LogLinear(), 3, 2, (0, 1))
+    network = Transformer(3, 16, 1, 2, cond_dim=16, n_classes=2, dropout=0.0)
+    model = NetworkDenoiser(network, process, Subs(3, 2, (0, 1)))
+    labels = torch.tensor([0, 1, 1, 1]).repeat(32)
+    tokens = labels[:, None].expand(-1, 4).contiguous()
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    objective = ContinuousNelbo(AntitheticTimes())
+    for step in range(150):
+        generator = torch.Generator().manual_seed(step)
+        nats = objective(model, tokens, generator=generator, condition=labels)
+        optimizer.zero_grad()
+        nats.mean().backward()
+        optimizer.step()
+    network.eval()
+    masks, t = torch.full((1, 4), 2), torch.ones(1, 1, dtype=torch.float64)
+    for told, share in ((0, 0.0), (1, 1.0), (None, 0.75)):
+        condition = None if told is None else torch.tensor([told])
+        p = model.log_x0(masks, t, condition)[0, :, 1].exp()
+        torch.testing.assert_close(p, torch.full_like(p, share), atol=0.1, rtol=0)
+
+
+def test_a_share_of_labels_is_a_probability() -> None:
+    with pytest.raises(
+        UserError, match=r"class_dropout=1.5 is a probability; use one in \[0, 1\]"
+    ):
+        Transformer(12, 16, 1, 2, n_classes=4, class_dropout=1.5)
