@@ -8,7 +8,8 @@ Each sampler draws the same number of sequences with about as many evaluations e
 order 11 and, with --judge, another network, both of the training split (nats a base of samples,
 which real windows should have too: fewer is not better); by their words against held-out windows;
 and by how many of their words of 12 letters are new, since a sampler that repeats itself scores
-well otherwise. Real windows, as many, are the first row. Rows are added to --out one by one.
+well otherwise. Real windows, as many, come first. Rows are added to --out one by one, and those
+that are there already are not measured again.
 """
 
 import argparse
@@ -72,6 +73,8 @@ ADAPTIVE: dict[str, Any] = {
     "entropy_bounded_1": EntropyBounded(1.0),
     "entropy_bounded_10": EntropyBounded(10.0),
 }
+SETTINGS = ("length", "temperature", "nucleus", "seed")
+"""What rows of one file have in common."""
 
 
 def main() -> None:
@@ -99,17 +102,22 @@ def main() -> None:
     )
     bench = Bench(data, arguments.judge, arguments.count, arguments.seed, device)
     model = load_model(arguments.checkpoint, device)
-    report: dict[str, Any] = {"split": "test", "machine": machine(device), "rows": []}
-    for key in ("length", "count", "temperature", "nucleus", "seed"):
-        report[key] = getattr(arguments, key)
+    settings = {key: getattr(arguments, key) for key in SETTINGS}
+    rows = _measured(arguments.out, settings)
 
-    def add(name: str, figures: dict[str, Any], cost: dict[str, Any]) -> None:
-        report["rows"].append({"sampler": name, **cost, **figures})
-        print(_line(report["rows"][-1]), flush=True)
+    def add(row: dict[str, Any], tokens: Int[ndarray, "n l"]) -> None:
+        rows.append({**row, **bench.judge(tokens)})
+        print(_line(rows[-1]), flush=True)
         if arguments.out is not None:
+            report = {"split": "test", **settings, "machine": machine(device), "rows": rows}
             write_text(arguments.out, json.dumps(report, indent=2) + "\n")
 
-    add("real windows", bench.judge(bench.real), {})
+    def missing(row: dict[str, Any]) -> bool:
+        return not any(row.items() <= done.items() for done in rows)
+
+    real = {"sampler": "real windows", "count": arguments.count}
+    if missing(real):
+        add(real, bench.real)
     wanted = arguments.samplers or (*SAMPLERS, *ADAPTIVE)
     chosen = [
         (name, SAMPLERS[name](n))
@@ -125,6 +133,14 @@ def main() -> None:
     )
     for batch in arguments.batch:
         for name, sampler in chosen:
+            row = {
+                "sampler": name,
+                "count": arguments.count,
+                "steps": getattr(sampler, "steps", None),
+                "batch": batch,
+            }
+            if not missing(row):
+                continue
             drawn = draw_sequences(
                 model,
                 denoiser,
@@ -133,13 +149,19 @@ def main() -> None:
                 seed=arguments.seed,
                 batch_size=batch,
             )
-            cost = {
-                "steps": getattr(sampler, "steps", None),
-                "batch": batch,
-                "evaluations_a_sequence": drawn.network_evaluations / arguments.count,
-                **drawn.cost(),
-            }
-            add(name, bench.judge(drawn.tokens.numpy()), cost)
+            row["evaluations_a_sequence"] = drawn.network_evaluations / arguments.count
+            add({**row, **drawn.cost()}, drawn.tokens.numpy())
+
+
+def _measured(out: Path | None, settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that `out` holds already."""
+    if out is None or not out.exists():
+        return []
+    before = json.loads(out.read_text())
+    for key, value in settings.items():
+        if before[key] != value:
+            raise SystemExit(f"{out} was measured with {key}={before[key]}, not {value}.")
+    return before["rows"]
 
 
 class Bench:
