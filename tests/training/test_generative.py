@@ -12,7 +12,9 @@ from tests.training import tiny
 def test_a_model_with_classes_learns_what_each_is_made_of() -> None:
     # Sequences of class i are all of letter i: only the label tells a masked one apart.
     torch.manual_seed(0)
-    network = DiMamba(4, 16, 1, d_state=4, cond_dim=16, n_classes=3, dropout=0.0)
+    network = DiMamba(
+        4, 16, 1, d_state=4, cond_dim=16, n_classes=3, class_dropout=0.0, dropout=0.0
+    )
     process = Absorbing(LogLinear(), 4, mask_id=3)
     model = NetworkDenoiser(network, process, Subs(4, mask_id=3))
     optimizer = AdamWCosine(lr=0.03)
