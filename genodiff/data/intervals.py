@@ -9,6 +9,7 @@ import gzip
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
@@ -78,6 +79,39 @@ def check_disjoint_splits(rows: Sequence[BedRow], path: str | Path) -> None:
         reach = last.get(row.split)
         if reach is None or reach.chrom != row.chrom or row.end > reach.end:
             last[row.split] = row
+
+
+def merge_overlaps(rows: Sequence[BedRow]) -> list[BedRow]:
+    """The rows with no base twice: those of one split and strand that overlap become one stretch,
+    which is cut into equal parts, each as long as the longest of them or up to twice that.
+
+    What overlaps nothing stays as it is; the order is that of the file.
+    """
+    stretches: list[list[BedRow]] = []
+    reach = 0
+    for row in sorted(rows, key=lambda row: (row.chrom, row.split, row.strand, row.start)):
+        of = stretches[-1][0] if stretches else None
+        if of is None or _kind(of) != _kind(row) or row.start >= reach:
+            stretches.append([])
+            reach = 0
+        stretches[-1].append(row)
+        reach = max(reach, row.end)
+    stretches.sort(key=lambda stretch: min(row.line for row in stretch))
+    return [part for stretch in stretches for part in _parts(stretch)]
+
+
+def _kind(row: BedRow) -> tuple[str, str, str]:
+    return row.chrom, row.split, row.strand
+
+
+def _parts(stretch: Sequence[BedRow]) -> list[BedRow]:
+    """The stretch that overlapping rows make up, the first of which it begins with, in parts."""
+    if len(stretch) == 1:
+        return list(stretch)
+    start, end = stretch[0].start, max(row.end for row in stretch)
+    n = (end - start) // max(row.end - row.start for row in stretch)
+    cuts = [start + i * (end - start) // n for i in range(n + 1)]
+    return [stretch[0]._replace(start=a, end=b) for a, b in pairwise(cuts)]
 
 
 def _text(row: BedRow) -> str:

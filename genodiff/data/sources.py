@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from genodiff.data.intervals import (
     Split,
     check_disjoint_splits,
     count_splits,
+    merge_overlaps,
     read_bed,
     rows_of,
 )
@@ -24,6 +26,8 @@ from genodiff.data.tiling import MAX_N_FRACTION, InsideRows, PublishedShifts, Ti
 from genodiff.data.tokenizer import DnaTokenizer
 from genodiff.data.windows import GenomeWindows
 from genodiff.errors import UserError
+
+log = logging.getLogger(__name__)
 
 StartMethod = Literal["fork", "spawn", "forkserver"]
 
@@ -52,9 +56,9 @@ def fasta_data(
     """Windows of a FASTA (plain, bgzip, gzip), split by the fourth column of a BED.
 
     `split_policy="strict"` keeps each window inside its row, `stride` bases after the last
-    (default: `length`), leaves out those with more than `max_n_fraction` of N, and refuses rows of
-    two splits that overlap. `"caduceus"` reads the windows of the published loader, and N as
-    padding.
+    (default: `length`), leaves out those with more than `max_n_fraction` of N, refuses rows of two
+    splits that overlap, and merges those of one, so that an epoch sees every base once.
+    `"caduceus"` reads the windows of the published loader, and N as padding.
 
     Training only: `reverse_complement` reads half of the windows on the other strand, `jitter`
     moves them by up to so many bases, `soft_mask_weight` is what a lower-case base counts in the
@@ -70,6 +74,7 @@ def fasta_data(
     rows = read_bed(bed, genome.lengths, check_ends=strict)
     if strict:
         check_disjoint_splits(rows, bed)
+        rows = _merged(rows, bed)
     tokenizer = DnaTokenizer(predict_n=predict_n)
 
     def tile(rows: list[BedRow]) -> Tiling:
@@ -226,6 +231,19 @@ def synthetic_data(
         seed=seed,
         cache_dir=cache_dir,
     )
+
+
+def _merged(rows: list[BedRow], bed: str | Path) -> list[BedRow]:
+    """The rows without overlaps; says what that changes."""
+    merged = merge_overlaps(rows)
+    before, after = (sum(row.end - row.start for row in each) for each in (rows, merged))
+    if before != after:
+        log.info(
+            "%s: rows of one split overlap; the %s bases of %d rows are %s of the genome, each "
+            "read once an epoch",
+            *(bed, f"{before:,}", len(rows), f"{after:,}"),
+        )
+    return merged
 
 
 def _draw_into(

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from genodiff.data import BedRow, check_disjoint_splits, read_bed, rows_of
+from genodiff.data.intervals import merge_overlaps
 from genodiff.errors import UserError
 from tests.data.toys import write_bed
 
@@ -113,3 +114,42 @@ def test_unsorted_disjoint_splits_pass_and_rows_of_one_split_may_overlap(tmp_pat
     ]
     path = write_bed(tmp_path / "toy.bed", rows)
     check_disjoint_splits(read_bed(path, LENGTHS), path)
+
+
+def test_rows_without_overlaps_are_left_as_they_are(tmp_path: Path) -> None:
+    text = "chr2\t0\t10\ttest\nchr1\t5\t900\ttrain\nchr1\t900\t1000\ttrain\nchr1\t0\t5\tvalid\n"
+    rows = read(tmp_path, text)
+    assert merge_overlaps(rows) == rows
+
+
+def test_overlapping_rows_become_equal_parts_as_long_as_the_longest_of_them(
+    tmp_path: Path,
+) -> None:
+    text = "chr1\t100\t300\ttrain\nchr2\t0\t9\ttrain\nchr1\t0\t200\ttrain\nchr1\t250\t450\ttrain\n"
+    merged = merge_overlaps(read(tmp_path, text))
+    assert [(row.chrom, row.start, row.end) for row in merged] == [
+        ("chr1", 0, 225),
+        ("chr1", 225, 450),
+        ("chr2", 0, 9),
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_merged_rows_hold_every_base_once_and_no_other(seed: int, tmp_path: Path) -> None:
+    draw = random.Random(seed)
+    rows = [
+        BedRow("chr1", start, start + draw.randint(1, 120), split, strand, line)
+        for line in range(1, 25)
+        for start in [draw.randint(0, 800)]
+        for split in [draw.choice(("train", "test"))]
+        for strand in [draw.choice(("+", "-"))]
+    ]
+    merged = merge_overlaps(rows)
+    for split, strand in {(row.split, row.strand) for row in rows}:
+        mine = [row for row in rows if (row.split, row.strand) == (split, strand)]
+        parts = [row for row in merged if (row.split, row.strand) == (split, strand)]
+        bases = [base for row in parts for base in range(row.start, row.end)]
+        assert len(bases) == len(set(bases))
+        assert set(bases) == {base for row in mine for base in range(row.start, row.end)}
+        shortest = min(row.end - row.start for row in mine)
+        assert all(row.end - row.start >= shortest for row in parts)
