@@ -21,15 +21,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from genodiff.config import config_dir
-from genodiff.errors import UserError
+from genodiff.errors import OutsideError, UserError
 from genodiff.tasks.build import check_arguments
 
 Run = Callable[..., int | None]
 
 
 def launch(task: str, run: Run) -> None:
-    """Runs `run(**config)` and exits: 0 (or what it returns), 2 for a user's mistake, 130 if
-    interrupted."""
+    """Runs `run(**config)` and exits: 0 (or what it returns), 2 for a user's mistake, 1 if
+    something outside failed, 130 if interrupted."""
     # Hydra then lets exceptions through instead of printing them and exiting with 1.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     signal.signal(signal.SIGTERM, _interrupt)
@@ -37,6 +37,8 @@ def launch(task: str, run: Run) -> None:
         code = _run_composed(task, run)
     except UserError as error:
         code = _complain(task, str(error))
+    except OutsideError as error:
+        code = _complain(task, str(error), 1)
     except (HydraException, OmegaConfBaseException) as error:
         code = _complain(task, explain(error))
     except KeyboardInterrupt:
