@@ -12,6 +12,7 @@ from genodiff.data.fasta import SOFT_MASK
 from genodiff.data.genome import Genome, default_cache_dir
 from genodiff.data.intervals import SPLITS, BedRow, Split, check_disjoint_splits, read_bed, rows_of
 from genodiff.data.patterns import BASES, Motif, allowed_tokens, parse_motif
+from genodiff.data.pooled import Pooled, pooled_data
 from genodiff.data.regions import Region, overlaps, read_regions
 from genodiff.data.sources import fasta_data, hg38_data, synthetic_data
 from genodiff.data.synthetic import EntropyEstimate, SyntheticGenome
@@ -35,6 +36,7 @@ __all__ = [
     "InsideRows",
     "Motif",
     "Places",
+    "Pooled",
     "PublishedShifts",
     "Region",
     "SequenceData",
@@ -54,6 +56,7 @@ __all__ = [
     "hg38_data",
     "overlaps",
     "parse_motif",
+    "pooled_data",
     "read_bed",
     "read_regions",
     "rows_of",

@@ -36,7 +36,7 @@ def build(node: Node, *, where: str, **context: Any) -> Any:
     """
     target = resolve(node, where)
     arguments = {
-        key: build(value, where=f"{where}.{key}", **context) if _is_node(value) else value
+        key: _built(value, f"{where}.{key}", context)
         for key, value in node.items()
         if key != "_target_"
     }
@@ -46,6 +46,15 @@ def build(node: Node, *, where: str, **context: Any) -> Any:
             arguments[key] = value
     check_arguments(target, arguments, where)
     return target(**arguments)
+
+
+def _built(value: Any, where: str, context: Mapping[str, Any]) -> Any:
+    """An argument: what a node describes, or a mapping of nodes, or the value itself."""
+    if not isinstance(value, Mapping):
+        return value
+    if "_target_" in value:
+        return build(value, where=where, **context)
+    return {key: _built(each, f"{where}.{key}", context) for key, each in value.items()}
 
 
 def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> None:
@@ -100,17 +109,19 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def with_absolute_paths(node: Node) -> dict[str, Any]:
-    """`node` with its target's paths made absolute, so that it can be built from anywhere."""
-    parameters = inspect.signature(resolve(node, "")).parameters
-    return {
-        key: str(Path(value).absolute())
-        if isinstance(value, str)
-        and key in parameters
-        and Path in get_args(parameters[key].annotation)
-        and value != MISSING
-        else value
-        for key, value in node.items()
-    }
+    """`node` with its target's paths, and those of the nodes in it, made absolute, so that it can
+    be built from anywhere."""
+    parameters = inspect.signature(resolve(node, "")).parameters if _is_node(node) else {}
+
+    def absolute(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return with_absolute_paths(value)
+        is_path = key in parameters and Path in get_args(parameters[key].annotation)
+        if is_path and isinstance(value, str) and value != MISSING:
+            return str(Path(value).absolute())
+        return value
+
+    return {key: absolute(key, value) for key, value in node.items()}
 
 
 def select_device(device: str) -> torch.device:
