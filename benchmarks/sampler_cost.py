@@ -36,7 +36,7 @@ class Blank(nn.Module):
     def hidden(
         self, tokens: Tensor, sigma: Tensor | None, condition: Tensor | None = None
     ) -> Tensor:
-        return torch.zeros(*tokens.shape, VOCAB)
+        return torch.zeros(*tokens.shape, VOCAB, device=tokens.device)
 
     def head(self, hidden: Tensor) -> Tensor:
         return hidden
@@ -48,7 +48,7 @@ class Blank(nn.Module):
 def published(denoiser: Denoiser, x: Tensor, steps: int, generator: Generator) -> Tensor:
     """Ancestral sampling by the rule of MDLM's `ddpm_cache`: all rows are evaluated if any
     changed."""
-    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)[:, None, None]
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64, device=x.device)[:, None, None]
     times = times.expand(-1, len(x), 1)
     log_x0: Tensor | None = None
     for t, s in pairwise(times):
@@ -115,7 +115,10 @@ def main() -> None:
 def _model(checkpoint: Path | None, device: torch.device) -> tuple[Denoiser, nn.Module]:
     if checkpoint is not None:
         model = load_model(checkpoint, device)
-        return model.require_denoiser("this benchmark"), model.network
+        denoiser = model.require_denoiser("this benchmark")
+        if denoiser.time_conditioning:
+            raise SystemExit(f"{checkpoint} is told the time: the published rule is not for it.")
+        return denoiser, model.network
     network = Blank()
     process = Absorbing(LogLinear(), VOCAB, MASK, DATA)
     return NetworkDenoiser(network, process, Subs(VOCAB, MASK, DATA)), network

@@ -32,14 +32,12 @@ class BlockByBlock(Sampler):
 
     sampler: Sampler
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         models = [module for module in denoiser.modules() if isinstance(module, BlockDenoiser)]
         lengths = {model.block_length for model in models}
@@ -54,7 +52,7 @@ class BlockByBlock(Sampler):
             for start, stop, others in in_blocks(x, lengths.pop(), frozen):
                 for block in evaluated:
                     block.move_to(start, stop)
-                x = self.sampler(denoiser, x, frozen=others, generator=generator)
+                x = self.sampler.restore(denoiser, x, others, generator)
         return x
 
 

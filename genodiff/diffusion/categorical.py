@@ -5,11 +5,13 @@ et al. 2024, arXiv:2409.02908): `reference_draw` keeps that behaviour of the pub
 comparisons. The generator lives on the device of the probabilities.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor
+
+_NUMBERS_AT_ONCE = 1 << 24
 
 Draw = Callable[[Tensor, Generator | None], Tensor]
 """(log-probabilities (..., k), generator) -> tokens (...)."""
@@ -21,16 +23,30 @@ def draw(log_p: Float[Tensor, "*s k"], generator: Generator | None = None) -> In
     A token of probability 0 is never drawn. Raises ValueError where there is no distribution (NaN,
     or all zero).
     """
+    shape = log_p.shape[:-1]
+    u = torch.rand(shape, dtype=torch.float64, device=log_p.device, generator=generator)
+    drawn = [_at(*part) for part in in_parts(log_p.reshape(-1, log_p.shape[-1]), u.flatten())]
+    return torch.cat(drawn).view(shape)
+
+
+def _at(log_p: Float[Tensor, "m k"], u: Float[Tensor, " m"]) -> Int[Tensor, " m"]:
+    """The tokens at quantiles u."""
     log_p = log_p.to(torch.float64)
     cumulative = (log_p - log_p.amax(-1, keepdim=True)).exp().cumsum(-1)
-    total = cumulative[..., -1:]
+    total = cumulative[:, -1:]
     if not bool(total.isfinite().all()):
         raise ValueError(
             "the log-probabilities to draw from hold NaN, +inf or a row of -inf; "
             "check the denoiser."
         )
-    u = torch.rand(total.shape, dtype=total.dtype, device=total.device, generator=generator)
-    return (cumulative <= u * total).sum(-1)
+    return (cumulative <= u[:, None] * total).sum(-1)
+
+
+def in_parts(log_p: Float[Tensor, "m k"], *rows: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """log_p, and tensors with as many rows, in parts: what is computed of large vocabularies in
+    float64 would not fit at once."""
+    size = max(_NUMBERS_AT_ONCE // log_p.shape[-1], 1)
+    return zip(log_p.split(size), *(each.split(size) for each in rows), strict=True)
 
 
 def reference_draw(

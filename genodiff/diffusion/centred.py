@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from genodiff.diffusion.denoiser import Denoiser
 from genodiff.diffusion.learned_absorbing import LearnedAbsorbing
 from genodiff.diffusion.objective import DenoisingObjective, DiscreteNelbo, Noised, TimedObjective
-from genodiff.diffusion.process import LOG_ZERO, Process
+from genodiff.diffusion.process import LOG_ZERO, Process, ids_on
 from genodiff.diffusion.times import ImportanceTimes
 from genodiff.errors import UserError
 
@@ -27,7 +27,7 @@ class Uninformed(Denoiser):
     def log_x0(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
     ) -> Float[Tensor, "b l k"]:
-        ids = torch.tensor(self.process.data_ids, device=x_t.device)
+        ids = ids_on(x_t.device, self.process.data_ids)
         log_p = t.new_full((self.process.vocab_size,), LOG_ZERO)
         return log_p.index_fill(0, ids, -math.log(len(ids))).expand(*x_t.shape, -1)
 

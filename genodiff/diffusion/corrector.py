@@ -46,14 +46,12 @@ class PredictorCorrector(Stepwise):
                 "e.g. 0.5."
             )
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         denoiser = cached(denoiser)
         frozen = torch.zeros_like(x, dtype=torch.bool) if frozen is None else frozen

@@ -17,7 +17,14 @@ from torch import Generator, Tensor, nn
 from genodiff.diffusion import categorical
 from genodiff.diffusion.chunked_head import in_chunks, raised, states_at
 from genodiff.diffusion.parameterization import Parameterization
-from genodiff.diffusion.process import Absorbing, Process, absorbing, log_expm1, log_one_hot
+from genodiff.diffusion.process import (
+    Absorbing,
+    Process,
+    absorbing,
+    log_expm1,
+    log_indicator,
+    log_one_hot,
+)
 from genodiff.errors import UserError
 
 
@@ -179,7 +186,7 @@ class NetworkDenoiser(Denoiser):
         self.process = process
         self.parameterization = parameterization
         self.time_conditioning = time_conditioning
-        self.told = told
+        self.told: Literal["sigma", "time"] = told
 
     @property
     def reveals_at_random(self) -> bool:
@@ -296,7 +303,7 @@ class Cached(Denoiser):
         self.denoiser = denoiser
         self.process = denoiser.process
         self.time_conditioning = False
-        self._last: _Evaluation | None = None
+        self._kept = RowCache()
 
     @property
     def reveals_at_random(self) -> bool:
@@ -309,18 +316,7 @@ class Cached(Denoiser):
     def log_x0(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
     ) -> Float[Tensor, "b l k"]:
-        last = self._last
-        if last is None or not last.is_of_batch(x_t, condition):
-            log_x0 = self.denoiser.log_x0(x_t, t, condition)
-        else:
-            log_x0 = last.log_x0
-            rows = ((last.x_t != x_t) | (t >= last.t)).any(-1).nonzero()[:, 0]
-            if len(rows):
-                row_condition = None if condition is None else condition[rows]
-                fresh = self.denoiser.log_x0(x_t[rows], t[rows], row_condition)
-                log_x0 = log_x0.index_copy(0, rows, fresh)
-        self._last = _Evaluation(x_t.clone(), t.clone(), condition, log_x0)
-        return log_x0
+        return self._kept.get(self.denoiser.log_x0, x_t, t, condition)
 
 
 def cached(denoiser: Denoiser) -> Denoiser:
@@ -330,13 +326,41 @@ def cached(denoiser: Denoiser) -> Denoiser:
     return Cached(denoiser)
 
 
+class RowCache:
+    """What was last said of each row of a batch; asked anew where tokens changed or the time did
+    not fall."""
+
+    def __init__(self) -> None:
+        self._last: _Evaluation | None = None
+
+    def get(
+        self,
+        ask: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        condition: Tensor | None,
+    ) -> Float[Tensor, "b l k"]:
+        """ask(x_t, t, condition), which of each row depends on its tokens alone."""
+        last = self._last
+        if last is None or not last.is_of_batch(x_t, condition):
+            said = ask(x_t, t, condition)
+        else:
+            said = last.said
+            rows = ((last.x_t != x_t) | (t >= last.t)).any(-1).nonzero()[:, 0]
+            if len(rows):
+                row_condition = None if condition is None else condition[rows]
+                said = said.index_copy(0, rows, ask(x_t[rows], t[rows], row_condition))
+        self._last = _Evaluation(x_t.clone(), t.clone(), condition, said)
+        return said
+
+
 class _Evaluation(NamedTuple):
-    """What a denoiser said of a batch."""
+    """What was said of a batch."""
 
     x_t: Tensor
     t: Tensor
     condition: Tensor | None
-    log_x0: Tensor
+    said: Tensor
 
     def is_of_batch(self, x_t: Tensor, condition: Tensor | None) -> bool:
         """Whether rows can be compared one by one with those of another batch."""
@@ -453,15 +477,23 @@ class Tweedie(Denoiser):
     """Transitions by the concrete score, for masking.
 
     Tweedie tau-leaping of Lou et al. 2024 (SEDD, arXiv:2310.16834). A mask becomes y with
-    probability s_y (e^(sigma_t - sigma_s) - 1) and stays with what is left of 1. For a score that
-    comes from a normalised p(x_0 | x_t) this is the posterior itself.
+    probability s_y (e^(sigma_t - sigma_s) - 1), y a data token, and stays with what is left of 1.
+    For a score that comes from a normalised p(x_0 | x_t) this is the posterior itself. A network
+    that is not told the time is asked again of rows that changed alone, as by `Cached`.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
+        if _has_own(denoiser):
+            name = type(denoiser).__name__
+            raise UserError(
+                f"the analytic sampler steps by the score, and would lose what {name} does; use "
+                "sampler=ancestral or parallel."
+            )
         self.denoiser = denoiser
         self.process = self._absorbing = absorbing(denoiser.process, "Tweedie")
         self.time_conditioning = denoiser.time_conditioning
+        self._kept = RowCache()
 
     def given(self, x0: Int[Tensor, "b l"]) -> Denoiser:
         return Tweedie(self.denoiser.given(x0))
@@ -480,11 +512,28 @@ class Tweedie(Denoiser):
     ) -> Float[Tensor, "b l k"]:
         process = self._absorbing
         log_gain = log_expm1(process.schedule.sigma(t) - process.schedule.sigma(s))[..., None]
-        log_p = self.denoiser.log_score(x_t, t, condition) + log_gain
+        log_p = self._relative_score(x_t, t, condition) + self._scale(t) + log_gain
+        # Logits of other tokens are never trained.
+        log_p = log_p + log_indicator(log_p, process.data_ids)
         column = process.mask_column(x_t.device)
         revealed = torch.where(column, 0.0, log_p.exp()).sum(-1, keepdim=True)
         log_p = torch.where(column, (1 - revealed).clamp(min=0).log(), log_p)
         return torch.where(process.is_masked(x_t)[..., None], log_p, log_one_hot(x_t, log_p))
+
+    def _relative_score(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None
+    ) -> Float[Tensor, "b l k"]:
+        """The score of masks without its scale, which is all that changes with the time."""
+
+        def ask(x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+            return self.denoiser.log_score(x_t, t, condition) - self._scale(t)
+
+        if self.time_conditioning:
+            return ask(x_t, t, condition)
+        return self._kept.get(ask, x_t, t, condition)
+
+    def _scale(self, t: Float[Tensor, "b #l"]) -> Float[Tensor, "b #l 1"]:
+        return self._absorbing.log_score_scale(t, 1)[..., None]
 
 
 def require_own_transition(denoiser: Denoiser, wrapper: str) -> None:

@@ -52,14 +52,12 @@ class CachedBlocks(Sampler):
         if self.cache not in ("prefix", "dual"):
             raise UserError(f"cache={self.cache!r} is not one of 'prefix', 'dual'.")
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         inner = [module for module in denoiser.modules() if isinstance(module, NetworkDenoiser)]
         if not inner:
@@ -71,7 +69,7 @@ class CachedBlocks(Sampler):
             for start, stop, others in in_blocks(x, self.block_length, frozen):
                 for network in networks:
                     network.move_to(start, stop)
-                x = self.sampler(denoiser, x, frozen=others, generator=generator)
+                x = self.sampler.restore(denoiser, x, others, generator)
         return x
 
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from genodiff.diffusion.denoiser import Denoiser, require_own_transition
-from genodiff.diffusion.process import LOG_ZERO, log_indicator
+from genodiff.diffusion.denoiser import Denoiser, RowCache, cached, require_own_transition
+from genodiff.diffusion.process import LOG_ZERO, ids_on, log_indicator
 from genodiff.errors import UserError
 
 Classifier = Callable[[Tensor], Tensor]
@@ -150,7 +150,14 @@ class ClassifierGuided(Denoiser):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"batch_size={batch_size} must be at least 1; use e.g. 256.")
-        self.denoiser = denoiser
+        if type(denoiser).propose_at is not Denoiser.propose_at:
+            name = type(denoiser).__name__
+            raise UserError(
+                f"ClassifierGuided({name}(...)) would lose how {name} draws; turn it round: "
+                f"{name}(ClassifierGuided(...))."
+            )
+        self.denoiser = cached(denoiser)
+        self._gains = RowCache()
         self.classifier = classifier
         self.strength = strength
         self.first_order = first_order
@@ -162,7 +169,7 @@ class ClassifierGuided(Denoiser):
     def log_x0(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
     ) -> Float[Tensor, "b l k"]:
-        return self._guide(x_t, self.denoiser.log_x0(x_t, t, condition))
+        return self._guide(x_t, t, self.denoiser.log_x0(x_t, t, condition))
 
     def log_transition(
         self,
@@ -171,17 +178,23 @@ class ClassifierGuided(Denoiser):
         s: Float[Tensor, "b #l"],
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l k"]:
-        return self._guide(x_t, self.denoiser.log_transition(x_t, t, s, condition))
+        return self._guide(x_t, t, self.denoiser.log_transition(x_t, t, s, condition))
 
     def _guide(
-        self, x_t: Int[Tensor, "b l"], log_p: Float[Tensor, "b l k"]
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], log_p: Float[Tensor, "b l k"]
     ) -> Float[Tensor, "b l k"]:
-        is_open = self.process.is_open(x_t)
-        one_hot = F.one_hot(x_t, log_p.shape[-1]).float()
-        gain = self._gradient(one_hot) if self.first_order else self._changes(one_hot, is_open)
-        indicator = log_indicator(log_p, self.process.data_ids)
-        gain = torch.where((indicator == 0) & is_open[..., None], gain, 0.0)
+        gain = self._gains.get(self._gain, x_t, t, None)
         return _tilted(log_p, self.strength * gain)
+
+    def _gain(
+        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None
+    ) -> Float[Tensor, "b l k"]:
+        """What each change of a token does to log p(y | x); 0 for what is no change to data."""
+        is_open = self.process.is_open(x_t)
+        one_hot = F.one_hot(x_t, self.process.vocab_size).float()
+        gain = self._gradient(one_hot) if self.first_order else self._changes(one_hot, is_open)
+        indicator = log_indicator(gain, self.process.data_ids)
+        return torch.where((indicator == 0) & is_open[..., None], gain, 0.0)
 
     @torch.no_grad()
     def _changes(
@@ -189,7 +202,7 @@ class ClassifierGuided(Denoiser):
     ) -> Float[Tensor, "b l k"]:
         """log p(y | x after) - log p(y | x before) of every change."""
         row, position = is_open.nonzero(as_tuple=True)
-        tokens = torch.tensor(self.process.data_ids, device=one_hot.device)
+        tokens = ids_on(one_hot.device, self.process.data_ids)
         gain = torch.zeros_like(one_hot, dtype=torch.float64)
         before = self._ask(one_hot)
         changes = torch.cartesian_prod(torch.arange(len(row), device=tokens.device), tokens)

@@ -13,6 +13,7 @@ from genodiff.diffusion.process import (
     TINY,
     Process,
     check_time,
+    ids_on,
     log_one_hot,
     log_or_zero,
     over_data,
@@ -374,11 +375,11 @@ def _uniform_tokens(
     generator: Generator | None,
 ) -> Int[Tensor, "b l"]:
     index = torch.randint(len(data_ids), tuple(shape), device=device, generator=generator)
-    return torch.tensor(data_ids, device=device)[index]
+    return ids_on(device, data_ids)[index]
 
 
 def _shares(data_ids: tuple[int, ...], vocab_size: int, like: Tensor) -> Float[Tensor, " k"]:
     """The uniform law over `data_ids`, in the dtype and on the device of `like`."""
     shares = like.new_zeros(vocab_size)
-    shares[torch.tensor(data_ids, device=like.device)] = 1 / len(data_ids)
+    shares[ids_on(like.device, data_ids)] = 1 / len(data_ids)
     return shares

@@ -15,18 +15,17 @@ from genodiff.diffusion import categorical
 from genodiff.diffusion.gaussian import NoiseLevel, posterior
 from genodiff.diffusion.plaid import PlaidModel
 from genodiff.diffusion.reshaping import Reshape
-from genodiff.diffusion.sampling import check_steps, even_times
+from genodiff.diffusion.sampling import Sampler, check_steps, even_times
 from genodiff.errors import UserError
 
 
 @dataclass(frozen=True)
-class PlaidSampler:
-    """(PlaidModel, tokens with masks) -> tokens, called as samplers are.
+class PlaidSampler(Sampler):
+    """(PlaidModel, tokens with masks) -> tokens.
 
     From z_1 ~ N(0, 1), `steps` steps t -> s by q(z_s | z_t, x) with the model's x_hat in the place
     of x, on an even grid to t=0; a model that takes an earlier x_hat is told that of the step
-    before. Each token is then drawn from p(x_0 | z_0). Every mask of x is restored, frozen ones
-    too, of which then nothing is told.
+    before. Each token is then drawn from p(x_0 | z_0).
 
     Infilling: the model is told tokens that are not data (N, padding) as in training. Data tokens
     that are given go through the same steps with their own vector as x, so that z_t of them is
@@ -67,16 +66,14 @@ class PlaidSampler:
                 "1 for none."
             )
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
-        model: PlaidModel,
+        denoiser: PlaidModel,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
-        unknown = x == self.mask_id
+        model, unknown = denoiser, self.masked(denoiser, x)
         # Any data token: of those the model is told z alone.
         tokens = torch.where(unknown, model.data_ids[0], x)
         vectors = model.vectors()
@@ -106,13 +103,17 @@ class PlaidSampler:
         drawn = self.draw(read(z, levels[-1])[where], generator)
         return x.masked_scatter(where, drawn)
 
+    def masked(self, denoiser: PlaidModel, x: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+        return x == self.mask_id
+
     def _sharpened(
         self, x_hat: Float[Tensor, "b l d"], z: Float[Tensor, "b l d"], level: NoiseLevel
     ) -> Float[Tensor, "b l d"]:
         """The x that is in z with the noise that x_hat leaves, divided by the temperature."""
+        if self.score_temperature == 1:
+            return x_hat
         scaled = level.noise_in(z, x_hat) / self.score_temperature
-        sharpened = (z - level.sigma.to(z.dtype) * scaled) / level.alpha.to(z.dtype)
-        return x_hat if self.score_temperature == 1 else sharpened
+        return (z - level.sigma.to(z.dtype) * scaled) / level.alpha.to(z.dtype)
 
 
 def _levels(model: PlaidModel, times: Float[Tensor, " n"], rows: int) -> list[NoiseLevel]:

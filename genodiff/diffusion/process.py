@@ -17,6 +17,7 @@ x_t), and in general the process itself adds the evidence of the token's own x_t
 import abc
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -156,7 +157,7 @@ class Process(abc.ABC):
 
     def is_data(self, tokens: Int[Tensor, "*s"]) -> Bool[Tensor, "*s"]:
         """Whether a token is one of `data_ids`, i.e. takes part in the diffusion."""
-        return torch.isin(tokens, torch.tensor(self.data_ids, device=tokens.device))
+        return torch.isin(tokens, ids_on(tokens.device, self.data_ids))
 
 
 class Masking(Process):
@@ -337,10 +338,11 @@ class Absorbing(Masking):
 
 
 def absorbing(process: Process, asker: str) -> Absorbing:
-    """The process if it is an absorbing one; otherwise a TypeError that names who needs it."""
+    """The process if it is an absorbing one; otherwise a UserError that names who needs it."""
     if not isinstance(process, Absorbing):
-        raise TypeError(
-            f"{asker} counts masked tokens and needs an Absorbing process, got {process!r}."
+        raise UserError(
+            f"{asker} counts masks, and needs an Absorbing process, not {type(process).__name__}; "
+            "use another objective or sampler, or a model that was trained with masks alone."
         )
     return process
 
@@ -371,9 +373,22 @@ def over_data(logits: Float[Tensor, "*s k"], data_ids: tuple[int, ...]) -> Float
 
 def log_indicator(logits: Float[Tensor, "*s k"], data_ids: tuple[int, ...]) -> Float[Tensor, " k"]:
     """0 at data_ids and LOG_ZERO elsewhere: added to the logits, not written, as published."""
-    indicator = logits.new_full((logits.shape[-1],), LOG_ZERO)
-    indicator[torch.tensor(data_ids, device=logits.device)] = 0.0
-    return indicator
+    return _indicator(data_ids, logits.shape[-1], logits.device).to(logits.dtype)
+
+
+@lru_cache
+def ids_on(device: torch.device | None, data_ids: tuple[int, ...]) -> Int[Tensor, " k"]:
+    """Tokens as a tensor: of 50,257 it takes longer to make than a step of a sampler may."""
+    return torch.tensor(data_ids, device=device)
+
+
+@lru_cache
+def _indicator(
+    data_ids: tuple[int, ...], vocab_size: int, device: torch.device
+) -> Float[Tensor, " k"]:
+    indicator = torch.full((vocab_size,), LOG_ZERO, dtype=torch.float64)
+    indicator[list(data_ids)] = 0.0
+    return indicator.to(device)
 
 
 def log_one_hot(x: Int[Tensor, "b l"], like: Float[Tensor, "*s k"]) -> Float[Tensor, "*s k"]:

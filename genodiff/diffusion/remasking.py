@@ -25,6 +25,8 @@ from genodiff.errors import UserError
 
 Strategy = Literal["cap", "rescale", "conf", "loop"]
 
+_PUBLISHED_ETA: dict[Strategy, float] = {"cap": 0.04, "rescale": 0.04, "conf": 1.0, "loop": 0.02}
+
 
 @dataclass(frozen=True)
 class Remasking(Stepwise):
@@ -41,27 +43,35 @@ class Remasking(Stepwise):
         "loop"     as "cap" while the clock runs from t_on to t_off, and the noise stands still at
                    alpha_on; 0 before and after, where the noise falls to that and to none
 
-    The published eta are 0.04 (cap) for fewer steps than tokens, 0.02 (loop) for more, and 1
-    (conf). Only masks of x that are not frozen are drawn, and only they are masked again. A row
-    costs a network evaluation in those steps that reveal one of its masks; for cap, rescale and
-    loop these do not depend on the network.
-    The rest is as in `Stepwise`.
+    eta=None is 0.04 for cap (fewer steps than tokens), 0.02 for loop (more) and 1 for conf, as
+    published, and 0.04 for rescale. t_on, t_off and alpha_on are of "loop" alone.
+
+    Only masks of x that are not frozen are drawn, and only they are masked again. A row costs a
+    network evaluation in those steps that reveal one of its masks; for cap, rescale and loop these
+    do not depend on the network. The rest is as in `Stepwise`.
     """
 
     strategy: Strategy = "cap"
-    eta: float = 0.04
+    eta: float | None = None
     t_on: float = 0.55
     t_off: float = 0.05
     alpha_on: float = 0.9
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.strategy not in ("cap", "rescale", "conf", "loop"):
+        if self.strategy not in _PUBLISHED_ETA:
             raise UserError(
                 f"strategy={self.strategy!r} is not one of 'cap', 'rescale', 'conf', 'loop'."
             )
-        if not 0 <= self.eta <= 1:
+        if not 0 <= self._eta <= 1:
             raise UserError(f"eta={self.eta} scales a probability; use a number in [0, 1].")
+        for name in ("t_on", "t_off", "alpha_on"):
+            value = getattr(self, name)
+            if self.strategy != "loop" and value != getattr(Remasking, name):
+                raise UserError(
+                    f"{name}={value} is of strategy='loop', and this is {self.strategy!r}; leave "
+                    "it out."
+                )
         if not 0 < self.t_off < self.t_on < 1:
             raise UserError(
                 f"t_off={self.t_off}, t_on={self.t_on}: the loop lasts from t_on to t_off, with "
@@ -73,14 +83,12 @@ class Remasking(Stepwise):
                 "and 1; use e.g. 0.9."
             )
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         process = absorbing(denoiser.process, "Remasking")
         if not denoiser.reveals_at_random:
@@ -111,21 +119,26 @@ class Remasking(Stepwise):
                 t = times[i].expand(len(rows), 1)
                 proposal = denoiser.propose_at(x_t[rows], t, revealed[rows])
                 x_t[revealed] = drawn = proposal.draw(None, generator, self.draw)
-                confidence = proposal.log_p.gather(-1, drawn[:, None])[:, 0].exp()
-                unsure[revealed] = torch.exp(-confidence).to(unsure.dtype)
+                if self.strategy == "conf":
+                    confidence = proposal.log_p.gather(-1, drawn[:, None])[:, 0].exp()
+                    unsure[revealed] = torch.exp(-confidence).to(unsure.dtype)
             x_t[taken_back], unsure[taken_back] = process.mask_id, 0.0
         end = times[-1].expand(len(x), 1)
         held = torch.zeros_like(free) if frozen is None else frozen
         return torch.where(held, x, self._finish(denoiser, x_t, end, held, generator))
 
+    @property
+    def _eta(self) -> float:
+        return _PUBLISHED_ETA[self.strategy] if self.eta is None else self.eta
+
     def _sigma(self, sigma_max: Float[Tensor, ""], t: Float[Tensor, ""]) -> Tensor:
         """The probability of being masked again in the step that begins at t of the clock; for
         "conf" the sum over the tokens."""
         if self.strategy in ("rescale", "conf"):
-            return self.eta * sigma_max
+            return self._eta * sigma_max
         if self.strategy == "loop" and not self.t_off < t <= self.t_on:
             return torch.zeros_like(sigma_max)
-        return sigma_max.clamp(max=self.eta)
+        return sigma_max.clamp(max=self._eta)
 
     def _times(self, clock: Float[Tensor, " n"], schedule: NoiseSchedule) -> Float[Tensor, " n"]:
         """The time of the process at each time of the clock."""

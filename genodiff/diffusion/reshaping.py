@@ -15,6 +15,9 @@ from genodiff.diffusion.denoiser import Denoiser, require_own_transition
 from genodiff.diffusion.process import LOG_ZERO
 from genodiff.errors import UserError
 
+_ROUNDING = 1e-6
+"""Of sums of probabilities in float32: tokens that reach p to within it have reached it."""
+
 Reshape = Callable[[Tensor], Tensor]
 """Log-probabilities (..., k) -> log-probabilities, normalised."""
 
@@ -36,7 +39,10 @@ class Temperature:
         if self.temperature == 0:
             best = log_p == log_p.amax(-1, keepdim=True)
             return torch.where(best, 0.0, LOG_ZERO).to(log_p.dtype).log_softmax(-1)
-        return (log_p / self.temperature).log_softmax(-1).clamp(min=LOG_ZERO)
+        below_best = (log_p - log_p.amax(-1, keepdim=True)).double() / self.temperature
+        possible = log_p > LOG_ZERO / 2  # at any temperature what is impossible stays so
+        sharpened = torch.where(possible, below_best, LOG_ZERO).log_softmax(-1)
+        return sharpened.clamp(min=LOG_ZERO).to(log_p.dtype)
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,13 @@ class Nucleus:
             )
 
     def __call__(self, log_p: Float[Tensor, "*s k"]) -> Float[Tensor, "*s k"]:
+        if self.p == 1:
+            return log_p
         sorted_, order = log_p.double().sort(dim=-1, descending=True, stable=True)
         before = sorted_.exp().cumsum(-1) - sorted_.exp()
-        kept = torch.zeros_like(log_p, dtype=torch.bool).scatter(-1, order, before < self.p)
+        kept = torch.zeros_like(log_p, dtype=torch.bool).scatter(
+            -1, order, before < self.p - _ROUNDING
+        )
         return torch.where(kept, log_p, LOG_ZERO).log_softmax(-1).clamp(min=LOG_ZERO)
 
 

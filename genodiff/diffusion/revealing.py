@@ -39,14 +39,12 @@ class FirstHitting(Sampler):
 
     draw: categorical.Draw = categorical.draw
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         process = absorbing(denoiser.process, "FirstHitting")
         if not denoiser.reveals_at_random:
@@ -88,14 +86,12 @@ class InOrder(Sampler, abc.ABC):
         """How many of the first in each row are revealed now, 1 or more; `masks` is how many there
         were at the start."""
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         process = absorbing(denoiser.process, type(self).__name__)
         free = open_masks(process, x, frozen)
@@ -103,7 +99,7 @@ class InOrder(Sampler, abc.ABC):
         rows = masks.nonzero()[:, 0]
         while len(rows):
             where, left = free[rows], free[rows].sum(-1)
-            t = _time_of_share(process, left / masks[rows])
+            t = _time_of_share(process, left.double() / masks[rows])
             proposal = denoiser.propose_at(x_t[rows], t, where)
             position, ranked = self._rank(proposal.log_p, where, generator)
             n = self.count(ranked, masks[rows]).clamp(min=1).minimum(left)
@@ -119,9 +115,7 @@ class InOrder(Sampler, abc.ABC):
         self, log_p: Float[Tensor, "m k"], where: Bool[Tensor, "r l"], generator: Generator | None
     ) -> tuple[Int[Tensor, "r l"], Ranked]:
         """The positions of each row in order, and what is known of them."""
-        p = log_p.double().exp()
-        best = p.topk(min(2, p.shape[-1]), dim=-1).values
-        entropy = -torch.xlogy(p, p).sum(-1)
+        best, entropy = _best_and_entropy(log_p)
         match self.order:
             case "confidence":
                 score = best[:, 0]
@@ -167,16 +161,15 @@ class Parallel(InOrder):
         _check_choice("grid", self.grid, Grid)
         _check_choice("order", self.order, Order)
 
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         if self.order != "random":
-            return super().__call__(denoiser, x, frozen=frozen, generator=generator)
+            return super().restore(denoiser, x, frozen, generator)
         process = absorbing(denoiser.process, "Parallel")
         plan = self.plan(process, open_masks(process, x, frozen), generator)
         return reveal(denoiser, x, plan, self.draw, generator)
@@ -215,11 +208,11 @@ class Threshold(InOrder):
     """
 
     threshold: float = 0.9
-    order: Score = "confidence"
     draw: categorical.Draw = categorical.draw
 
+    order = "confidence"
+
     def __post_init__(self) -> None:
-        _check_choice("order", self.order, Score)
         if not 0 < self.threshold <= 1:
             raise UserError(
                 f"threshold={self.threshold} is a probability, in (0, 1]; use e.g. 0.9."
@@ -252,6 +245,18 @@ class EntropyBounded(InOrder):
         error = ranked.entropy.cumsum(-1) - ranked.entropy.cummax(-1).values
         within = (error <= self.bound) & ranked.entropy.isfinite()
         return within.long().cumprod(-1).sum(-1)
+
+
+def _best_and_entropy(
+    log_p: Float[Tensor, "m k"],
+) -> tuple[Float[Tensor, "m n"], Float[Tensor, " m"]]:
+    """The two largest probabilities (one where there is but one token), and nats; float64."""
+    best, entropy = [], []
+    for (part,) in categorical.in_parts(log_p):
+        p = part.double().exp()
+        best.append(p.topk(min(2, p.shape[-1]), dim=-1).values)
+        entropy.append(-torch.xlogy(p, p).sum(-1))
+    return torch.cat(best), torch.cat(entropy)
 
 
 def _time_of_share(process: Absorbing, share: Float[Tensor, " n"]) -> Float[Tensor, "n 1"]:

@@ -35,17 +35,16 @@ class BestOf(Sampler):
         if self.n < 1:
             raise UserError(f"n={self.n}: the best is taken of at least one sample; use e.g. 8.")
 
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         repeated = None if frozen is None else frozen.repeat_interleave(self.n, 0)
-        samples = self.sampler(
-            denoiser, x.repeat_interleave(self.n, 0), frozen=repeated, generator=generator
+        samples = self.sampler.restore(
+            denoiser, x.repeat_interleave(self.n, 0), repeated, generator
         )
         best = rewards(self.reward, samples).unflatten(0, (-1, self.n)).argmax(-1)
         return samples.unflatten(0, (-1, self.n))[torch.arange(len(x), device=x.device), best]
@@ -88,14 +87,12 @@ class SequentialMonteCarlo(Sampler):
                 "use e.g. 0.5."
             )
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         process, n = absorbing(denoiser.process, "SequentialMonteCarlo"), self.particles
         free = open_masks(process, x, frozen)

@@ -1,8 +1,8 @@
 """Samplers: from noise to tokens, by way of a denoiser.
 
 A sampler restores the noise of x, (b, l): all of it to generate, a part of it to infill. Positions
-in `frozen` come back as they were given, whatever they hold. x is not changed in place; the
-generator lives on the device of x.
+in `frozen` come back as they were given. x is not changed in place; the generator lives on the
+device of x.
 
 Here are those that walk the reverse chain on a grid of times; `revealing` has those that reveal
 masks and do not touch them again.
@@ -11,7 +11,7 @@ masks and do not touch them again.
 import abc
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -27,16 +27,39 @@ from genodiff.errors import UserError
 class Sampler(abc.ABC):
     """(denoiser, tokens with masks) -> tokens."""
 
-    @abc.abstractmethod
+    @final
+    @torch.no_grad()
     def __call__(
         self,
-        denoiser: Denoiser,
+        denoiser: Any,
         x: Int[Tensor, "b l"],
         *,
         frozen: Bool[Tensor, "b l"] | None = None,
         generator: Generator | None = None,
     ) -> Int[Tensor, "b l"]:
-        """Samples, on the device of x."""
+        """Samples, on the device of x. Raises UserError if a mask is frozen."""
+        left = 0 if frozen is None else int((frozen & self.masked(denoiser, x)).sum())
+        if left:
+            raise UserError(
+                f"{left} of the frozen tokens are masks, and would still be masks in the end; "
+                "freeze tokens that are given."
+            )
+        return self.restore(denoiser, x, frozen, generator)
+
+    @abc.abstractmethod
+    def restore(
+        self,
+        denoiser: Any,
+        x: Int[Tensor, "b l"],
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
+    ) -> Int[Tensor, "b l"]:
+        """What the call does. For samplers that are made of samplers: masks may be frozen, and
+        stay."""
+
+    def masked(self, denoiser: Any, x: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+        """The tokens that no sample should hold."""
+        return denoiser.process.is_masked(x)
 
 
 @dataclass(frozen=True)
@@ -65,14 +88,12 @@ class Stepwise(Sampler):
         if self.final not in ("draw", "none", "argmax"):
             raise UserError(f"final={self.final!r} is not one of 'draw', 'none', 'argmax'.")
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         denoiser = cached(denoiser)
         frozen = torch.zeros_like(x, dtype=torch.bool) if frozen is None else frozen
@@ -109,17 +130,15 @@ class Ancestral(Stepwise):
     evaluations as it has masks, however many the steps, and no row waits for another.
     """
 
-    @torch.no_grad()
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         if not denoiser.reveals_at_random or self.final == "argmax":
-            return super().__call__(denoiser, x, frozen=frozen, generator=generator)
+            return super().restore(denoiser, x, frozen, generator)
         process = absorbing(denoiser.process, "Ancestral")
         free = open_masks(process, x, frozen)
         times = even_times(self.steps, self.t_end, x.device)
@@ -152,13 +171,12 @@ class Analytic(Sampler):
                 f"t_end={self.t_end}: the score diverges at t=0; use t_end in (0, 1), e.g. 1e-5."
             )
 
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         schedule = denoiser.process.schedule
         if not bool(schedule.sigma(torch.ones(1, dtype=torch.float64)).isfinite().all()):
@@ -167,7 +185,7 @@ class Analytic(Sampler):
                 "use a schedule with eps > 0, or Ancestral."
             )
         stepper = Stepwise(self.steps, t_end=self.t_end, draw=self.draw)
-        return stepper(Tweedie(denoiser), x, frozen=frozen, generator=generator)
+        return stepper.restore(Tweedie(denoiser), x, frozen, generator)
 
 
 def even_times(steps: int, t_end: float, device: torch.device) -> Float[Tensor, " n"]:

@@ -34,19 +34,18 @@ class SemiAutoregressive(Sampler):
                 "its tokens; use 1 .. window, e.g. half of it."
             )
 
-    def __call__(
+    def restore(
         self,
         denoiser: Denoiser,
         x: Int[Tensor, "b l"],
-        *,
-        frozen: Bool[Tensor, "b l"] | None = None,
-        generator: Generator | None = None,
+        frozen: Bool[Tensor, "b l"] | None,
+        generator: Generator | None,
     ) -> Int[Tensor, "b l"]:
         frozen = torch.zeros_like(x, dtype=torch.bool) if frozen is None else frozen
         last = max(x.shape[1] - self.window, 0)
         for start in (*range(0, last, self.stride), last):
             now, end = slice(start, start + self.window), start + self.window
-            drawn = self.sampler(denoiser, x[:, now], frozen=frozen[:, now], generator=generator)
+            drawn = self.sampler.restore(denoiser, x[:, now], frozen[:, now], generator)
             x = torch.cat([x[:, :start], drawn, x[:, end:]], 1)
             frozen = frozen | (torch.arange(x.shape[1], device=x.device) < end)
         return x

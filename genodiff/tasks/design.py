@@ -28,7 +28,7 @@ keys:
 
 import inspect
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ from genodiff.diffusion import (
     PlaidSampler,
     Reshape,
     Reshaped,
+    Sampler,
     SequentialMonteCarlo,
     Temperature,
     avoiding,
@@ -103,11 +104,20 @@ class Design:
     best_of: int | None
     particles: int | None
 
-    def built_sampler(self, model: Model) -> Any:
-        """The sampler of the model, which draws as is asked."""
+    def built_sampler(
+        self, model: Model, within: Callable[[Sampler], Sampler] | None = None
+    ) -> Sampler:
+        """The sampler of the model, which draws as is asked; one sequence by `within` it."""
         if self.particles is not None:
+            if within is not None:
+                raise UserError(
+                    f"particles={self.particles} are of whole sequences; leave window= out, or "
+                    "use best_of=."
+                )
             return self._particles(model)
         sampler = self._own(model) if self.sampler["_target_"] is None else self._named(model)
+        if within is not None:
+            sampler = within(sampler)
         if self.best_of is not None:
             if self.reward is None:
                 raise UserError(
@@ -141,9 +151,12 @@ class Design:
             self._refuse_wishes(model, constraints)
             return model.denoiser
         denoiser: Denoiser = strand_averaged(model) if self.average_strands else model.denoiser
+        masks = isinstance(denoiser.process, Masking)
+        if not masks:  # guidance then mixes transitions, which are of what is reshaped already
+            denoiser = self._reshaped(denoiser)
         denoiser = self._told_a_class(model, denoiser)
-        if self._reshapes:
-            denoiser = Reshaped(denoiser, *self._reshapes)
+        if masks:
+            denoiser = self._reshaped(denoiser)
         if self.classifier is not None:
             denoiser = ClassifierGuided(
                 denoiser,
@@ -166,6 +179,9 @@ class Design:
         """Whether some sequences are ruled out."""
         return bool(self.pattern or self.forbid or self.require or self.gc)
 
+    def _reshaped(self, denoiser: Denoiser) -> Denoiser:
+        return Reshaped(denoiser, *self._reshapes) if self._reshapes else denoiser
+
     @property
     def _reshapes(self) -> list[Reshape]:
         temperature, nucleus = Temperature(float(self.temperature)), Nucleus(float(self.nucleus))
@@ -173,7 +189,7 @@ class Design:
             [nucleus] if self.nucleus != 1 else []
         )
 
-    def _own(self, model: Model) -> Any:
+    def _own(self, model: Model) -> Sampler:
         """The sampler that a model is drawn from unless another is named: exact as steps grow."""
         steps = DEFAULT_STEPS if self.steps is None else self.steps
         if isinstance(model.denoiser, CausalModel):
@@ -192,7 +208,7 @@ class Design:
             return Parallel(steps)
         return Ancestral(steps)
 
-    def _named(self, model: Model) -> Any:
+    def _named(self, model: Model) -> Sampler:
         target = resolve(self.sampler, "sampler")
         kinds = {LeftToRight: CausalModel, PlaidSampler: PlaidModel, BlockByBlock: BlockDenoiser}
         kind = kinds.get(target, Denoiser)
@@ -233,6 +249,11 @@ class Design:
             raise UserError(
                 f"particles={self.particles} is a sampler of its own; leave sampler= and best_of= "
                 "out."
+            )
+        if isinstance(model.denoiser, BlockDenoiser):
+            raise UserError(
+                f"particles={self.particles}: a model of block diffusion is drawn block by block, "
+                "and particles are of whole sequences; use best_of= with a reward."
             )
         assert self.particles is not None
         return SequentialMonteCarlo(

@@ -176,7 +176,8 @@ def strand_averaged(model: Model) -> NetworkDenoiser:
         StrandAveraged(model.network, complement, model.tokenizer.data_ids),
         denoiser.process,
         denoiser.parameterization,
-        time_conditioning=denoiser.time_conditioning,
+        denoiser.time_conditioning,
+        told=denoiser.told,
     )
 
 

@@ -23,7 +23,7 @@ and how they are drawn:
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from genodiff import __version__
-from genodiff.diffusion import SemiAutoregressive
+from genodiff.diffusion import Sampler, SemiAutoregressive
 from genodiff.errors import UserError
 from genodiff.files import claim_file, write_text
 from genodiff.tasks.build import Node, select_device
@@ -88,7 +88,7 @@ def main(
     model = load_model(Path(checkpoint), chosen)
     require_length(model, window or length, "length" if window is None else "window")
     x = _begun(model, num_samples, length, prompt)
-    built = _in_windows(design.built_sampler(model), window, stride, design)
+    built = design.built_sampler(model, _in_windows(window, stride, design))
     drawn = draw_sequences(
         model, design.denoiser(model, x[0]), built, x, seed=seed, batch_size=batch_size
     )
@@ -123,16 +123,20 @@ def _begun(model: Model, count: int, length: int, prompt: str | None) -> Int[Ten
     return x
 
 
-def _in_windows(sampler: Any, window: int | None, stride: int | None, design: Design) -> Any:
+def _in_windows(
+    window: int | None, stride: int | None, design: Design
+) -> Callable[[Sampler], Sampler] | None:
+    """What makes a sampler of windows one of sequences; None where there are no windows."""
     if window is None:
         if stride is not None:
             raise UserError(f"stride={stride} is of windows; give window= too.")
-        return sampler
+        return None
     if design.constrains:
         raise UserError(
             f"window={window}: constraints are of whole sequences; leave one of them out."
         )
-    return SemiAutoregressive(sampler, window, window // 2 if stride is None else stride)
+    stride = window // 2 if stride is None else stride
+    return lambda sampler: SemiAutoregressive(sampler, window, stride)
 
 
 if __name__ == "__main__":

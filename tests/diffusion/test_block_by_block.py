@@ -134,9 +134,7 @@ def test_given_tokens_are_kept_and_condition_what_comes_after(world: World) -> N
 def test_nothing_given_changes_and_frozen_masks_stay(world: World) -> None:
     x = torch.tensor([[MASK, UNKNOWN, 2], [0, 1, 2], [MASK, MASK, MASK]])
     given, frozen = x.clone(), torch.tensor([[False, False, False]] * 2 + [[True, False, False]])
-    samples = BlockByBlock(FirstHitting())(
-        exact(world, 2), x, frozen=frozen, generator=generator()
-    )
+    samples = BlockByBlock(FirstHitting()).restore(exact(world, 2), x, frozen, generator())
     assert torch.equal(x, given)
     assert torch.equal(samples[x != MASK], x[x != MASK])
     assert int(samples[2, 0]) == MASK

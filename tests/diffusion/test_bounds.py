@@ -460,7 +460,5 @@ def test_readings_that_do_not_fit_a_process_are_refused() -> None:
         UserError, match=r"Subs carries .* for masking alone.* use the param.* Mean"
     ):
         NetworkDenoiser(TableNetwork(), UNIFORM, SUBS)
-    with pytest.raises(
-        TypeError, match="ContinuousNelbo counts masked tokens and needs an Absorb"
-    ):
+    with pytest.raises(UserError, match="ContinuousNelbo counts masks, and needs an Absorbing"):
         ContinuousNelbo()(table(UNIFORM, MEAN), torch.zeros(2, 3).long(), generator=None)

@@ -14,6 +14,7 @@ from genodiff.diffusion import (
     Analytic,
     Ancestral,
     Cached,
+    ClassifierGuided,
     Counting,
     Denoiser,
     EntropyBounded,
@@ -496,7 +497,7 @@ def test_given_tokens_that_leave_the_language_are_refused() -> None:
         FirstHitting()(Constrained(denoiser_of(Independent()), automaton, allowed), x[1:])
 
 
-@pytest.mark.parametrize("sampler", [Stepwise(4), Analytic(4), Ancestral(4, final="argmax")])
+@pytest.mark.parametrize("sampler", [Stepwise(4), Ancestral(4, final="argmax")])
 def test_samplers_that_draw_tokens_apart_are_refused(sampler: Sampler) -> None:
     constrained = Constrained(denoiser_of(Independent()), LANGUAGES["no ab"])
     with pytest.raises(UserError, match="Constrained draws tokens together, and this sampler dra"):
@@ -507,6 +508,12 @@ def test_wrappers_that_would_lose_the_constraint_refuse_it() -> None:
     constrained = Constrained(denoiser_of(Independent()), LANGUAGES["no ab"])
     with pytest.raises(ValueError, match="would lose the transitions of Constrained"):
         Cached(constrained)
+    with pytest.raises(
+        UserError, match="steps by the score, and would lose what Constrained does"
+    ):
+        Analytic(4)(constrained, PROCESS.prior((1, LENGTH)))
+    with pytest.raises(UserError, match="turn it round: Constrained\\(ClassifierGuided"):
+        ClassifierGuided(constrained, lambda one_hot: one_hot[:, 0, 0].log())
     with pytest.raises(UserError, match="would lose the inner constraint; give the product"):
         Constrained(constrained, LANGUAGES["no c"])
 

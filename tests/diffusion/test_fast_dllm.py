@@ -89,6 +89,7 @@ def test_what_is_measured_is_what_is_drawn_from(cache: Any) -> None:
     """With one mask that remains in the block, by hand."""
     model, x = denoiser(), masks(1)
     x[:, :6] = torch.tensor([7, 8, 9, 10, 7, 8])
+    x[:, 8:] = 10  # two masks are left, 6 and 7
     network = small_transformer()
     memory = network.begin()
     network.hidden_amid(x, memory, 0)
@@ -99,10 +100,9 @@ def test_what_is_measured_is_what_is_drawn_from(cache: Any) -> None:
         return torch.full(log_p.shape[:-1], 7)
 
     sampler = CachedBlocks(FirstHitting(draw=draw), 4, cache)
-    frozen = torch.arange(LENGTH).expand(1, -1) >= 8  # two masks are left, 6 and 7
-    samples = sampler(model, x, frozen=frozen, generator=generator())
+    samples = sampler(model, x, generator=generator())
     assert torch.equal(samples[:, 8:], x[:, 8:])
-    found = deviation(sampler, model, x, frozen=frozen, generator=generator())
+    found = deviation(sampler, model, x, generator=generator())
     exact_first = model.log_x0(x, torch.ones(1, 1))[0]
     first = next(i for i in (6, 7) if torch.allclose(recorded[0][0], exact_first[i], atol=1e-9))
     second = 13 - first
@@ -131,7 +131,8 @@ def test_of_one_layer_nothing_is_approximate(cache: Any, sampler: Sampler) -> No
     samples = CachedBlocks(sampler, 5, cache)(model, x, generator=generator())
     plain, drawn = x, generator()
     for _, _, others in in_blocks(x, 5, None):
-        plain = sampler(model, plain, frozen=others, generator=drawn)
+        with torch.no_grad():
+            plain = sampler.restore(model, plain, others, drawn)
     assert torch.equal(samples, plain)
     assert bool((samples[x == MASK] >= 7).all()) and torch.equal(samples[x != MASK], x[x != MASK])
 

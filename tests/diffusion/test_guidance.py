@@ -22,6 +22,7 @@ from genodiff.diffusion import (
     Subs,
     Uniform,
 )
+from genodiff.diffusion.denoiser import RowCache
 from genodiff.errors import UserError
 from tests.diffusion.test_revealing import at_random, law_of
 from tests.diffusion.test_sampling import assert_follows, chain_law, grid
@@ -88,6 +89,27 @@ def test_guided_transitions_tend_to_conditioning_as_steps_grow(world: World) -> 
     prior = guided.process.prior((SAMPLES, LENGTH))
     samples = Ancestral(8)(guided, prior, generator=torch.Generator().manual_seed(0))
     assert_follows(world.frequencies(samples), chain_law(guided, grid(8)))
+
+
+def test_what_a_classifier_says_of_a_row_is_kept_until_it_changes(world: World) -> None:
+    label, counting = Label(world), Counting(world.denoiser(LogLinear(eps=0.0)))
+    guided = ClassifierGuided(counting, label)
+    prior = guided.process.prior((10, LENGTH))
+    samples = Stepwise(100)(guided, prior, generator=torch.Generator().manual_seed(0))
+    assert counting.row_evaluations <= 10 * (LENGTH + 1)
+    # Of n masks 3 n changes, and the row as it is: of 3, 2, 1 and 0 masks.
+    assert label.asked <= 10 * (9 + 6 + 3 + 4)
+    plain = ClassifierGuided(world.denoiser(LogLinear(eps=0.0)), label)
+    plain.denoiser, plain._gains = plain.denoiser.denoiser, Forgetful()  # pyright: ignore
+    again = Stepwise(100)(plain, prior, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(samples, again)
+
+
+class Forgetful(RowCache):
+    """Keeps nothing."""
+
+    def get(self, ask, x_t, t, condition):  # type: ignore[no-untyped-def]
+        return ask(x_t, t, condition)
 
 
 def test_more_strength_gives_more_of_the_class(world: World) -> None:

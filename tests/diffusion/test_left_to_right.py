@@ -174,9 +174,8 @@ def test_nothing_given_changes_and_x_is_left_alone(world: World) -> None:
 
 def test_frozen_masks_stay(world: World) -> None:
     frozen = torch.tensor([[False, True, False]]).expand(16, -1)
-    samples = LeftToRight()(
-        model(ExactCausalNetwork(world)), masks(16), frozen=frozen, generator=generator()
-    )
+    causal = model(ExactCausalNetwork(world))
+    samples = LeftToRight().restore(causal, masks(16), frozen, generator())
     assert bool((samples[:, 1] == MASK).all())
     assert bool((samples[:, [0, 2]] < LETTERS).all())
 
@@ -256,7 +255,7 @@ def test_the_class_of_a_sequence_is_told(world: World) -> None:
     network = small_transformer(causal=True, n_classes=2)
     causal = CausalModel(network, 12, 4, range(7, 12))
     x, classes = torch.full((400, 6), 4), torch.tensor([0, 1]).repeat_interleave(200)
-    told = LeftToRight()(causal, x, generator=generator(), condition=classes)
-    one = LeftToRight()(causal, x, generator=generator(), condition=torch.zeros_like(classes))
-    assert torch.equal(told[:200], one[:200])
-    assert not torch.equal(told[200:], one[200:])
+    one, other = (LeftToRight(label=i)(causal, x, generator=generator()) for i in (0, 1))
+    assert not torch.equal(one, other)
+    log_p = torch.stack([causal.log_likelihood(one, classes * 0 + i).sum() for i in (0, 1)])
+    assert log_p[0] > log_p[1]

@@ -195,5 +195,5 @@ def test_a_mask_outside_the_vocabulary_is_refused() -> None:
 def test_what_counts_masks_names_itself_when_refusing_another_process() -> None:
     process = Absorbing(LogLinear(), VOCAB_SIZE, MASK)
     assert absorbing(process, "FirstHitting") is process
-    with pytest.raises(TypeError, match="FirstHitting counts masked tokens and needs an Absorb"):
+    with pytest.raises(UserError, match="FirstHitting counts masks, and needs an Absorb"):
         absorbing(Uniform(LogLinear(), VOCAB_SIZE, (0, 1)), "FirstHitting")

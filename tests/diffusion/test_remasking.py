@@ -18,7 +18,7 @@ each other.
 
 import itertools
 from collections.abc import Iterator
-from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +43,14 @@ from tests.diffusion.test_sampling import SAMPLES, Lazy, assert_follows, chain_l
 from tests.toy import DATA_IDS, LENGTH, MASK, UNKNOWN, VOCAB_SIZE, ExactDenoiser, World
 
 STATES = torch.tensor(list(itertools.product(range(MASK + 1), repeat=LENGTH)))  # (64, 3)
-looping = partial(Remasking, t_on=0.6, t_off=0.2, alpha_on=0.7)
+
+
+def looping(*arguments: Any, strategy: Strategy, **options: Any) -> Remasking:
+    if strategy == "loop":
+        options |= {"t_on": 0.6, "t_off": 0.2, "alpha_on": 0.7}
+    return Remasking(*arguments, strategy=strategy, **options)
+
+
 SCHEDULES = [LogLinear(eps=0.0), Cosine()]
 EXACT: list[tuple[Strategy, float]] = [
     ("cap", 0.04),
@@ -71,9 +78,9 @@ def steps(sampler: Remasking, schedule: NoiseSchedule) -> Iterator[tuple[float, 
     for i, (alpha_t, alpha_s) in enumerate(itertools.pairwise(alphas(sampler, schedule).tolist())):
         sigma = min(1.0, (1 - alpha_s) / alpha_t) if alpha_t else 1.0
         if sampler.strategy == "rescale":
-            sigma = sampler.eta * sigma
+            sigma = (sampler.eta or 0.0) * sigma
         elif sampler.strategy == "cap" or sampler.t_off < clock[i] <= sampler.t_on:
-            sigma = min(sampler.eta, sigma)
+            sigma = min(sampler.eta or 0.0, sigma)
         else:
             sigma = 0.0
         yield sigma, (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t)
@@ -222,8 +229,7 @@ def test_what_is_given_or_frozen_stays_and_nothing_else_is_masked(
     given = x.clone()
     sampler = Remasking(20, strategy=strategy, eta=0.5)
     one, other = (
-        sampler(denoiser, x, frozen=frozen, generator=torch.Generator().manual_seed(0))
-        for _ in range(2)
+        sampler.restore(denoiser, x, frozen, torch.Generator().manual_seed(0)) for _ in range(2)
     )
     assert torch.equal(one, other)
     assert torch.equal(x, given)
@@ -255,6 +261,8 @@ def test_impossible_options_are_refused() -> None:
     object.__setattr__(sampler, "strategy", "max")  # past the type check of the test run
     with pytest.raises(UserError, match="strategy='max' is not one of 'cap', 'rescale', 'conf'"):
         sampler.__post_init__()
+    with pytest.raises(UserError, match=r"t_on=0\.7 is of strategy='loop', and this is 'cap'; le"):
+        Remasking(4, t_on=0.7)
     with pytest.raises(UserError, match=r"eta=1\.5 scales a probability; use a number in \[0, 1"):
         Remasking(4, eta=1.5)
     with pytest.raises(UserError, match=r"t_off=0\.6, t_on=0\.5: the loop lasts from t_on"):
@@ -273,5 +281,5 @@ def test_denoisers_whose_masks_it_cannot_time_are_refused(world: World) -> None:
     with pytest.raises(UserError, match="Remasking with a NetworkDenoiser whose network decides"):
         samples(Remasking(4), lazy, rows=1)
     uniform = ExactDenoiser(world, Uniform(LogLinear(), VOCAB_SIZE, DATA_IDS))
-    with pytest.raises(TypeError, match="Remasking counts masked tokens and needs an Absorbing"):
+    with pytest.raises(UserError, match="Remasking counts masks, and needs an Absorbing"):
         samples(Remasking(4), uniform, rows=1)

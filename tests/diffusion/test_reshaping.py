@@ -34,6 +34,16 @@ def test_no_temperature_takes_the_likeliest_token() -> None:
     torch.testing.assert_close(tied, torch.tensor([[0.5, 0.5, 0.0]]))
 
 
+def test_a_temperature_below_what_float32_holds_takes_the_likeliest_token() -> None:
+    sharp = Temperature(1e-39)(torch.tensor([0.5, 0.3, 0.2]).log()).exp()
+    assert sharp.tolist() == [1.0, 0.0, 0.0]
+
+
+def test_rounding_keeps_no_token_behind_those_that_reach_p() -> None:
+    log_p = torch.tensor([0.5, 0.25, 0.15, 0.1]).log()
+    assert (Nucleus(0.75)(log_p).exp() > 0).tolist() == [True, True, False, False]
+
+
 @pytest.mark.parametrize(("p", "kept"), [(0.4, 1), (0.51, 2), (0.74, 2), (0.76, 3), (1.0, 4)])
 def test_the_token_that_crosses_p_is_kept(p: float, kept: int) -> None:
     nucleus = Nucleus(p)(P.log()).exp()
@@ -48,7 +58,9 @@ def test_equally_likely_tokens_are_not_all_kept() -> None:
 
 def test_impossible_tokens_stay_impossible_however_hot() -> None:
     log_p = torch.tensor([math.log(0.5), math.log(0.5), -1e6])
-    assert float(Temperature(100.0)(log_p).exp()[2]) == 0
+    for temperature in (100.0, 1e5):
+        p = Temperature(temperature)(log_p).exp()
+        torch.testing.assert_close(p, torch.tensor([0.5, 0.5, 0.0]))
     assert float(Nucleus(1.0)(log_p).exp()[2]) == 0
 
 

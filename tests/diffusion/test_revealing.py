@@ -221,9 +221,8 @@ def test_given_and_frozen_tokens_stay_and_all_else_is_restored(
     frozen = torch.zeros_like(x, dtype=torch.bool)
     frozen[3, 2] = True
     given = x.clone()
-    samples = sampler(
-        world.denoiser(LogLinear()), x, frozen=frozen, generator=torch.Generator().manual_seed(0)
-    )
+    generator = torch.Generator().manual_seed(0)
+    samples = sampler.restore(world.denoiser(LogLinear()), x, frozen, generator)
     assert torch.equal(x, given)
     kept = (x != MASK) | frozen
     assert torch.equal(samples[kept], x[kept])
@@ -251,7 +250,6 @@ def test_bad_choices_are_refused(world: World) -> None:
     for sampler, name, value, message in (
         (Parallel(4), "grid", "log", "grid='log' is not one of 'uniform', 'cosine'"),
         (Parallel(4), "order", "best", "order='best' is not one of 'random', 'confidence'"),
-        (Threshold(), "order", "random", "order='random' is not one of 'confidence', 'margin'"),
         (EntropyBounded(), "order", "random", "order='random' is not one of 'confidence'"),
     ):
         object.__setattr__(sampler, name, value)  # past the type check of the test run
@@ -264,5 +262,7 @@ def test_bad_choices_are_refused(world: World) -> None:
     uniform = Uniform(LogLinear(), VOCAB_SIZE, DATA_IDS)
     exact = ExactDenoiser(world, uniform)
     for sampler in EVERY:
-        with pytest.raises(TypeError, match="counts masked tokens and needs an Absorbing"):
+        with pytest.raises(
+            UserError, match="counts masks, and needs an Absorbing process, not Uni"
+        ):
             sampler(exact, uniform.prior((2, LENGTH)))

@@ -86,9 +86,7 @@ def test_frozen_masks_stay(world: World) -> None:
         BestOf(Ancestral(4), 2, reward),
         SequentialMonteCarlo(reward, particles=3, steps=2),
     ):
-        samples = sampler(
-            world.denoiser(LogLinear()), x, frozen=frozen, generator=torch.Generator()
-        )
+        samples = sampler.restore(world.denoiser(LogLinear()), x, frozen, torch.Generator())
         assert (samples[:, 0] == MASK).all() and (samples[:, 1:] < MASK).all()
 
 

@@ -1,6 +1,7 @@
 """Samplers against the law that they must follow: a finite sum in the enumerable world."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -23,12 +24,22 @@ from genodiff.diffusion import (
     NoiseSchedule,
     Polynomial,
     Sampler,
+    Score,
     Stepwise,
     Subs,
     reference_draw,
 )
 from genodiff.errors import UserError
-from tests.toy import DATA_IDS, LENGTH, MASK, UNKNOWN, VOCAB_SIZE, World
+from tests.toy import (
+    DATA_IDS,
+    LENGTH,
+    LETTERS,
+    MASK,
+    UNKNOWN,
+    VOCAB_SIZE,
+    ExactNetwork,
+    World,
+)
 
 SAMPLES = 20_000
 FALSE_ALARM_RATE = 1e-4  # of each chi-squared test; the seeds are fixed
@@ -97,6 +108,38 @@ def test_analytic_sampling_of_a_normalised_denoiser_follows_the_same_chain(world
     assert_follows(world.frequencies(samples), chain_law(denoiser, grid(8, t_end=1e-5)))
 
 
+class ScoreNetwork(ExactNetwork):
+    """Exact scores; those of tokens that are not data are what they were before training."""
+
+    def forward(self, tokens: Tensor, sigma: Tensor | None = None) -> Tensor:
+        log_p = super().forward(tokens)[..., :LETTERS].log_softmax(-1)
+        return nn.functional.pad(log_p + math.log(VOCAB_SIZE - 1), (0, VOCAB_SIZE - LETTERS))
+
+
+def of_scores(world: World) -> NetworkDenoiser:
+    network = ScoreNetwork(world.sequences, world.probabilities)
+    process = Absorbing(LogLinear(), VOCAB_SIZE, MASK, DATA_IDS)
+    return NetworkDenoiser(network, process, Score(VOCAB_SIZE, MASK, DATA_IDS))
+
+
+def test_analytic_sampling_draws_no_token_that_is_not_data(world: World) -> None:
+    denoiser = of_scores(world)
+    prior = denoiser.process.prior((SAMPLES, LENGTH))
+    samples = Analytic(steps=8)(denoiser, prior, generator=torch.Generator().manual_seed(0))
+    law = chain_law(world.denoiser(LogLinear()), grid(8, t_end=1e-5))
+    assert_follows(world.frequencies(samples), law)
+
+
+def test_analytic_sampling_asks_again_of_rows_that_changed_alone(world: World) -> None:
+    counting, plain = Counting(of_scores(world)), of_scores(world)
+    prior = plain.process.prior((10, LENGTH))
+    samples = Analytic(100)(counting, prior, generator=torch.Generator().manual_seed(0))
+    assert counting.row_evaluations <= 10 * (LENGTH + 1)
+    plain.time_conditioning = True  # so that nothing is kept; this network does not look at it
+    again = Analytic(100)(plain, prior, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(samples, again)
+
+
 @pytest.mark.parametrize("schedule", [LogLinear(), Cosine(), Linear(1e-3, 7.0)], ids=repr)
 def test_first_hitting_follows_the_data(schedule: NoiseSchedule, world: World) -> None:
     denoiser = world.denoiser(schedule)
@@ -146,11 +189,16 @@ def test_nothing_stays_masked_and_nothing_given_changes(sampler: Sampler, world:
 
 
 @every_sampler
-def test_frozen_positions_come_back_as_they_were_masks_too(sampler: Sampler, world: World) -> None:
+def test_frozen_masks_are_refused_but_of_samplers_inside_others(
+    sampler: Sampler, world: World
+) -> None:
     x = torch.full((16, LENGTH), MASK)
     frozen = torch.tensor([[True, False, False]]).expand(16, -1)
     generator = torch.Generator().manual_seed(0)
-    samples = sampler(world.denoiser(LogLinear()), x, frozen=frozen, generator=generator)
+    denoiser = world.denoiser(LogLinear())
+    with pytest.raises(UserError, match="16 of the frozen tokens are masks, and would still be m"):
+        sampler(denoiser, x, frozen=frozen, generator=generator)
+    samples = sampler.restore(denoiser, x, frozen, generator)
     assert (samples[:, 0] == MASK).all()
     assert (samples[:, 1:] < MASK).all()
 

@@ -112,6 +112,13 @@ def test_rewards_and_classifiers_of_ones_own(
     for first_order in ("true", "false"):
         guided = ("classifier=mine.py:likes_a", f"first_order={first_order}")
         assert share("A", *guided) > share("A") + 0.2
+    (tmp_path / "whole.py").write_text(
+        "def whole(sequences):\n"
+        "    assert all(len(sequence) == 24 for sequence in sequences)\n"
+        "    return [sequence.count('C') for sequence in sequences]\n"
+    )
+    windows = ("window=12", "reward=whole.py:whole", "best_of=8")
+    assert share("C", *windows) > share("C", "window=12") + 0.05
     together = ("classifier=mine.py:likes_a", "forbid=[AAAA]")
     assert not any("AAAA" in s for s in sampled(genodiff, *words, *together))
 
@@ -134,11 +141,6 @@ def test_models_of_other_kinds_have_samplers_of_their_own(
     assert all(re.fullmatch("[ACGT]{30}", sequence) for sequence in sequences)
     assert report()["network_evaluations"] > 0
     if objective != "plaid":
-        (Path("r.bed")).write_text("chr1\t100\t110\n")
-        words = ("checkpoint=other", genome[0].removeprefix("data.").replace("fasta", "genome", 1))
-        message = "sees nothing of what comes after a region; use a model that sees both sides"
-        assert_refused(genodiff, message, "infill", *words, "regions=r.bed", out="refused.fa")
-    if objective != "plaid":
         Path("r.bed").write_text("chr1\t100\t110\n")
         words = ("checkpoint=other", genome[0].removeprefix("data.").replace("fasta", "genome", 1))
         message = "sees nothing of what comes after a region; use a model that sees both sides"
@@ -150,6 +152,8 @@ def test_models_of_other_kinds_have_samplers_of_their_own(
             "name": "BlockByBlock",
             "sampler": {"name": "FirstHitting"},
         }
+        message = "particles=4: a model of block diffusion is drawn block by block"
+        assert_refused(genodiff, message, "sample", *words[:3], "particles=4", out="refused.fa")
     else:
         message = "only models that are sampled by denoising can do that"
         words = ("checkpoint=other", "num_samples=3", "length=30", "forbid=[AC]")
@@ -264,6 +268,7 @@ def test_designs_follow_motifs_where_the_region_says(
         (("reward=mine.py:no", "best_of=2"), "mine.py has no function 'no'"),
         (("reward=broken.py:f", "best_of=2"), "broken.py fails with ZeroDivisionError"),
         (("reward=mine.py:nan", "best_of=2"), "the reward gives"),
+        (("particles=4", "window=6"), "particles=4 are of whole sequences; leave window= out"),
         (("particles=4", "sampler=parallel"), "particles=4 is a sampler of its own"),
         (("sampler=left_to_right",), "LeftToRight draws from a CausalModel, and this model is a"),
         (("sampler=nothing",), "nothing"),
