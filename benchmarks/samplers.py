@@ -9,7 +9,8 @@ order 11 and, with --judge, another network, both of the training split (nats a 
 which real windows should have too: fewer is not better); by their words against held-out windows;
 and by how many of their words of 12 letters are new, since a sampler that repeats itself scores
 well otherwise. Real windows, as many, come first. Rows are added to --out one by one, and those
-that are there already are not measured again.
+that are there already are not measured again; so models of other kinds (left to right, block
+diffusion, Plaid, uniform noise), each with the samplers that fit it, come into the same table.
 """
 
 import argparse
@@ -27,15 +28,22 @@ from numpy import ndarray
 from genodiff.batch import TokenBatch
 from genodiff.data import DnaTokenizer, SequenceData, fasta_data
 from genodiff.diffusion import (
+    Absorbing,
+    Analytic,
     Ancestral,
+    BlockByBlock,
+    BlockDenoiser,
+    CausalModel,
     EntropyBounded,
     FirstHitting,
-    Nucleus,
+    LeftToRight,
     Parallel,
+    PlaidModel,
+    PlaidSampler,
     PredictorCorrector,
     Remasking,
-    Reshaped,
-    Temperature,
+    Sampler,
+    Stepwise,
     Threshold,
 )
 from genodiff.evaluation import (
@@ -53,7 +61,7 @@ from genodiff.tasks.draw import draw_sequences, masks
 from genodiff.tasks.model import Model, load_model
 
 # Of a number of evaluations a sequence. Those that choose it themselves have it only roughly.
-SAMPLERS: dict[str, Callable[[int], Any]] = {
+MASKED: dict[str, Callable[[int], Sampler]] = {
     "ancestral": Ancestral,
     "parallel": Parallel,
     "parallel_cosine": lambda n: Parallel(n, "cosine"),
@@ -62,19 +70,23 @@ SAMPLERS: dict[str, Callable[[int], Any]] = {
     "entropy": lambda n: Parallel(n, "cosine", "entropy"),
     "remasking_cap": lambda n: Remasking(n, strategy="cap"),
     "remasking_rescale": lambda n: Remasking(n, strategy="rescale"),
-    "remasking_loop": lambda n: Remasking(n, strategy="loop", eta=0.02),
+    "remasking_conf": lambda n: Remasking(n, strategy="conf"),
+    "remasking_loop": lambda n: Remasking(n, strategy="loop"),
     "predictor_corrector": lambda n: PredictorCorrector(max(n // 2, 1)),
+    "analytic": Analytic,
 }
-# Without a number of evaluations to choose.
-ADAPTIVE: dict[str, Any] = {
+UNIFORM: dict[str, Callable[[int], Sampler]] = {
+    "stepwise": Stepwise,
+    "predictor_corrector": MASKED["predictor_corrector"],
+}
+# Of masked models, without a number of evaluations to choose.
+ADAPTIVE: dict[str, Sampler] = {
     "first_hitting": FirstHitting(),
     "threshold_0.5": Threshold(0.5),
     "threshold_0.9": Threshold(0.9),
     "entropy_bounded_1": EntropyBounded(1.0),
     "entropy_bounded_10": EntropyBounded(10.0),
 }
-SETTINGS = ("length", "temperature", "nucleus", "seed")
-"""What rows of one file have in common."""
 
 
 def main() -> None:
@@ -89,9 +101,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--batch", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--evaluations", type=int, nargs="+", default=[16, 64, 256, 1024])
-    parser.add_argument("--samplers", nargs="+", choices=(*SAMPLERS, *ADAPTIVE))
-    parser.add_argument("--temperature", type=float, default=1.0)
-    parser.add_argument("--nucleus", type=float, default=1.0)
+    parser.add_argument("--samplers", nargs="+")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--out", type=Path)
@@ -102,7 +112,12 @@ def main() -> None:
     )
     bench = Bench(data, arguments.judge, arguments.count, arguments.seed, device)
     model = load_model(arguments.checkpoint, device)
-    settings = {key: getattr(arguments, key) for key in SETTINGS}
+    settings = {
+        "length": arguments.length,
+        "seed": arguments.seed,
+        "judge": arguments.judge and arguments.judge.name,
+        "fasta": Path(arguments.fasta).name,
+    }
     rows = _measured(arguments.out, settings)
 
     def add(row: dict[str, Any], tokens: Int[ndarray, "n l"]) -> None:
@@ -118,32 +133,25 @@ def main() -> None:
     real = {"sampler": "real windows", "count": arguments.count}
     if missing(real):
         add(real, bench.real)
-    wanted = arguments.samplers or (*SAMPLERS, *ADAPTIVE)
-    chosen = [
-        (name, SAMPLERS[name](n))
-        for n in arguments.evaluations
-        for name in SAMPLERS
-        if name in wanted
-    ]
-    chosen += [(name, ADAPTIVE[name]) for name in ADAPTIVE if name in wanted]
-    denoiser = Reshaped(
-        model.require_denoiser("this benchmark"),
-        Temperature(arguments.temperature),
-        Nucleus(arguments.nucleus),
-    )
+    chosen = samplers_of(model, arguments.evaluations, arguments.length)
+    if unknown := set(arguments.samplers or ()) - {name for name, _ in chosen}:
+        raise SystemExit(f"{', '.join(unknown)}: not for this model; it has {dict(chosen).keys()}")
     for batch in arguments.batch:
         for name, sampler in chosen:
+            if arguments.samplers and name not in arguments.samplers:
+                continue
             row = {
                 "sampler": name,
+                "model": arguments.checkpoint.name,
                 "count": arguments.count,
-                "steps": getattr(sampler, "steps", None),
+                "steps": getattr(getattr(sampler, "sampler", sampler), "steps", None),
                 "batch": batch,
             }
             if not missing(row):
                 continue
             drawn = draw_sequences(
                 model,
-                denoiser,
+                model.denoiser,
                 sampler,
                 masks(model, arguments.count, arguments.length),
                 seed=arguments.seed,
@@ -151,6 +159,27 @@ def main() -> None:
             )
             row["evaluations_a_sequence"] = drawn.network_evaluations / arguments.count
             add({**row, **drawn.cost()}, drawn.tokens.numpy())
+
+
+def samplers_of(
+    model: Model, evaluations: Sequence[int], length: int
+) -> list[tuple[str, Sampler]]:
+    """The samplers that fit a model, those that take a number of evaluations for each of them."""
+    denoiser = model.denoiser
+    if isinstance(denoiser, CausalModel):
+        return [("left_to_right", LeftToRight())]
+    if isinstance(denoiser, PlaidModel):
+        mask = model.tokenizer.mask_id
+        return [("plaid", PlaidSampler(mask, n)) for n in evaluations]
+    if isinstance(denoiser, BlockDenoiser):
+        blocks = -(-length // denoiser.block_length)
+        steps = [max(n // blocks, 1) for n in evaluations]
+        return [("block_by_block", BlockByBlock(Parallel(n))) for n in dict.fromkeys(steps)]
+    if not isinstance(denoiser.process, Absorbing):
+        return [(name, make(n)) for n in evaluations for name, make in UNIFORM.items()]
+    return [(name, make(n)) for n in evaluations for name, make in MASKED.items()] + [
+        *ADAPTIVE.items()
+    ]
 
 
 def _measured(out: Path | None, settings: dict[str, Any]) -> list[dict[str, Any]]:
