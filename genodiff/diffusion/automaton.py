@@ -8,6 +8,7 @@ letter, is no part of any occurrence.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar, final
 
 import numpy as np
@@ -148,6 +149,13 @@ def product(automata: Sequence[Automaton], *, max_states: int = MAX_STATES) -> A
 
     Raises `UserError` where these are more than `max_states`.
     """
+    return _product(tuple(automata), max_states)
+
+
+@lru_cache(maxsize=32)  # it is asked for again to find a conflict, and for every region of a BED
+def _product(automata: tuple[Automaton, ...], max_states: int) -> Automaton:
+    if len(automata) == 1:
+        return automata[0]
     sizes = {automaton.vocab_size for automaton in automata}
     if len(sizes) != 1:
         raise ValueError(
@@ -224,9 +232,9 @@ def _explored(
                 states.append(move)
         if len(states) > max_states:
             raise UserError(
-                f"these constraints together need more than {max_states} states; use fewer or "
-                "shorter patterns (N in the middle of one costs most), a lower upper count, or a "
-                "larger max_states, which costs time and memory in proportion."
+                f"the constraints need more than {max_states} states; use fewer or shorter motifs "
+                "(N in the middle of one costs most) or shorter sequences where G and C are "
+                "counted."
             )
         step.append([number[move] for move in moves])
     accept = np.array([state is not None and accepts(state) for state in states])

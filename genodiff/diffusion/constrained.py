@@ -439,6 +439,6 @@ def _check(log_normalizer: Float[Tensor, " b"]) -> None:
 def _drawn_apart(what: str) -> UserError:
     return UserError(
         f"Constrained draws tokens together, and this sampler draws each from {what}, alone; use "
-        "a sampler that reveals masks (FirstHitting, Parallel, Ancestral), of a model whose "
-        "reveals are at random."
+        "a sampler that reveals masks: parallel, first_hitting, confidence or, of a model whose "
+        "reveals are at random and not guided by a classifier, ancestral."
     )

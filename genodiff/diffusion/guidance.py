@@ -171,6 +171,17 @@ class ClassifierGuided(Denoiser):
     ) -> Float[Tensor, "b l k"]:
         return self._guide(x_t, t, self.denoiser.log_x0(x_t, t, condition))
 
+    def log_x0_at(
+        self,
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "m k"]:
+        """The classifier is asked of changes at `where` alone."""
+        log_p = self.denoiser.log_x0_at(x_t, t, where, condition)
+        return _tilted(log_p, self.strength * self._gain(x_t, where)[where])
+
     def log_transition(
         self,
         x_t: Int[Tensor, "b l"],
@@ -183,14 +194,15 @@ class ClassifierGuided(Denoiser):
     def _guide(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], log_p: Float[Tensor, "b l k"]
     ) -> Float[Tensor, "b l k"]:
-        gain = self._gains.get(self._gain, x_t, t, None)
-        return _tilted(log_p, self.strength * gain)
+        def ask(x_t: Tensor, t: Tensor, condition: Tensor | None) -> Tensor:
+            return self._gain(x_t, torch.ones_like(x_t, dtype=torch.bool))
 
-    def _gain(
-        self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None
-    ) -> Float[Tensor, "b l k"]:
-        """What each change of a token does to log p(y | x); 0 for what is no change to data."""
-        is_open = self.process.is_open(x_t)
+        return _tilted(log_p, self.strength * self._gains.get(ask, x_t, t, None))
+
+    def _gain(self, x_t: Int[Tensor, "b l"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "b l k"]:
+        """What each change of a token at `where` does to log p(y | x); 0 for what is no change to
+        data."""
+        is_open = where & self.process.is_open(x_t)
         one_hot = F.one_hot(x_t, self.process.vocab_size).float()
         gain = self._gradient(one_hot) if self.first_order else self._changes(one_hot, is_open)
         indicator = log_indicator(gain, self.process.data_ids)
@@ -218,7 +230,13 @@ class ClassifierGuided(Denoiser):
     @torch.enable_grad()
     def _gradient(self, one_hot: Float[Tensor, "b l k"]) -> Float[Tensor, "b l k"]:
         x = one_hot.requires_grad_()
-        (slope,) = torch.autograd.grad(self._ask(x).sum(), x)
+        asked = self._ask(x)
+        if not asked.requires_grad:
+            raise UserError(
+                "first_order=True takes the classifier's gradient, and what it gives has none; "
+                "compute it by torch from its argument, or use first_order=False."
+            )
+        (slope,) = torch.autograd.grad(asked.sum(), x)
         return (slope - (slope * one_hot).sum(-1, keepdim=True)).detach().double()
 
     def _ask(self, one_hot: Float[Tensor, "n l k"]) -> Float[Tensor, " n"]:
@@ -229,7 +247,12 @@ class ClassifierGuided(Denoiser):
                 f"the classifier gives shape {tuple(log_p.shape)} for {len(one_hot)} sequences, "
                 "and one log p(y | x) a sequence is needed; pick the class, e.g. [:, 1]."
             )
-        return log_p.double()
+        if not bool(log_p.isfinite().all()):
+            raise UserError(
+                "the classifier gives log-probabilities that are not finite; clamp them, e.g. at "
+                "-30."
+            )
+        return log_p.to(one_hot.device, torch.float64)
 
 
 def _tilted(log_p: Float[Tensor, "*s k"], gain: Float[Tensor, "*s k"]) -> Float[Tensor, "*s k"]:

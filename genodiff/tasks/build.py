@@ -158,6 +158,8 @@ def resolve(node: Node, where: str) -> Callable[..., Any]:
 
 def _spell(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return "a list such as [A,B]"
     if origin in (Union, types.UnionType):
         return " or ".join(_spell(member) for member in arguments)
     if origin is Literal:

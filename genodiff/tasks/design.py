@@ -13,34 +13,33 @@ keys:
   average_strands=true  average the predictions of both strands at every step
   label= guidance=    draw this class, of a model that was trained with classes; guidance above 1
                       exaggerates it
-  classifier=FILE.py:NAME  a function of one-hot sequences (n, l, vocabulary), masks included,
-                      that gives log p(y | x) (n,); classifier_strength= (1), first_order=true for
-                      one gradient in the place of every change
-  pattern=IUPAC       a letter for each base that is drawn: ACGT are fixed, N is any
+  classifier=FILE.py:NAME  a function of one-hot sequences (n, l, columns; of DNA columns 7 to 10
+                      are A, C, G, T and 3 is the mask) that gives log p(y | x) (n,), also of what
+                      is still masked; classifier_strength= (1), first_order=true for one gradient
+                      in the place of every change
+  pattern=IUPAC       a letter for each base: ACGT are fixed, N is any
   require=[MOTIF,..]  IUPAC motifs that have to occur, anywhere or as MOTIF@POSITION (from 0)
   forbid=[MOTIF,..]   motifs that must not occur; both_strands=false for the given strand alone
   gc=[LOW,HIGH]       share of G and C
   reward=FILE.py:NAME a function of a list of sequences that gives a number each, more is better;
                       with best_of=N (draw N, keep the best) or particles=N (draw from
                       p(x) exp(reward / reward_temperature), the better the more)
-  particles=N         also makes what is drawn under require=, forbid= and gc= follow the model
+  particles=N         also makes what is drawn under require=, forbid= and gc= follow the model;
+                      the network sees N times batch_size sequences at once, of best_of= too
 """
 
 import inspect
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from genodiff.data import BASES, DnaTokenizer, Motif, allowed_tokens, parse_motif
+from genodiff.data import DnaTokenizer
 from genodiff.diffusion import (
     Ancestral,
-    Automaton,
     BestOf,
     BlockByBlock,
     BlockDenoiser,
@@ -61,23 +60,19 @@ from genodiff.diffusion import (
     Sampler,
     SequentialMonteCarlo,
     Temperature,
-    avoiding,
     combined,
     conflict,
-    containing,
-    counting,
 )
 from genodiff.diffusion.process import Masking
 from genodiff.errors import UserError
 from genodiff.tasks.build import Node, build, resolve
+from genodiff.tasks.constraints import Constraints, Wishes
 from genodiff.tasks.functions import load_function
 from genodiff.tasks.model import Model, strand_averaged
 
 DEFAULT_STEPS = 256
 
 ALL = slice(None)
-Pattern = Sequence[Collection[int]]
-Constraints = dict[str, tuple[Automaton, Bool[Tensor, "l k"] | None]]
 
 
 @dataclass(frozen=True)
@@ -108,6 +103,7 @@ class Design:
         self, model: Model, within: Callable[[Sampler], Sampler] | None = None
     ) -> Sampler:
         """The sampler of the model, which draws as is asked; one sequence by `within` it."""
+        self.check()
         if self.particles is not None:
             if within is not None:
                 raise UserError(
@@ -138,15 +134,17 @@ class Design:
         span: slice = ALL,
         given: Bool[Tensor, " l"] | None = None,
     ) -> Any:
-        """The model with every wish that changes what it says of the masks of x.
-
-        Args:
-            span: the stretch of x that positions are counted in, and the pattern is of.
-            given: tokens of which motifs and counts say nothing by themselves, though a motif may
-                reach from a token that is drawn into them.
-        """
-        given = torch.zeros(len(x), dtype=torch.bool) if given is None else given
-        constraints = self._constraints(model, x, span, given)
+        """The model with every wish that changes what it says of the masks of x; `span` and
+        `given` as in `Wishes.constraints`."""
+        constraints: Constraints = {}
+        if self.wishes:
+            if not isinstance(model.tokenizer, DnaTokenizer):
+                raise UserError(
+                    "pattern=, forbid=, require= and gc= are for DNA, and this model reads the "
+                    f"tokens of {type(model.tokenizer).__name__}; leave them out."
+                )
+            size = model.network.vocab_size
+            constraints = self.wishes.constraints(model.tokenizer, size, x, span, given)
         if not isinstance(model.denoiser, Denoiser):
             self._refuse_wishes(model, constraints)
             return model.denoiser
@@ -166,18 +164,52 @@ class Design:
             )
         if not constraints:
             return denoiser
+        constrained = Constrained(denoiser, *combined(constraints), given)
         if clash := conflict(constraints, x, denoiser.process, given):
-            begun = bool((x[span] != model.tokenizer.mask_id).any())
+            begun = bool((x != model.tokenizer.mask_id).any())
             raise UserError(
                 f"{' and '.join(clash)} cannot be satisfied{' together' if clash[1:] else ''}"
-                f"{' with the bases that are given' if begun else ''}; drop or relax one."
+                f"{' with the bases that are given' if begun else ''}; drop or relax "
+                f"{'one' if clash[1:] else 'it'}."
             )
-        return Constrained(denoiser, *combined(constraints), given)
+        return constrained
 
     @property
-    def constrains(self) -> bool:
-        """Whether some sequences are ruled out."""
-        return bool(self.pattern or self.forbid or self.require or self.gc)
+    def wishes(self) -> Wishes:
+        """What sequences must be like."""
+        return Wishes(self.pattern, self.forbid, self.require, self.gc, self.both_strands)
+
+    def check(self) -> None:
+        """Raises UserError for keys that are wrong, or do nothing, whatever the model."""
+        for name in ("guidance", "classifier_strength", "reward_temperature"):
+            if not math.isfinite(getattr(self, name)):
+                raise UserError(f"{name}={getattr(self, name)} must be a number; use e.g. 1.")
+        if not self.reward_temperature > 0:
+            raise UserError(
+                f"reward_temperature={self.reward_temperature}: rewards are divided by it; use "
+                "more than 0, e.g. 1."
+            )
+        for name in ("best_of", "particles"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{name}={value} must be at least 1; use e.g. 16.")
+        has_classifier, has_motifs = self.classifier is not None, bool(self.forbid or self.require)
+        for word, is_said, partner, is_there in (
+            (f"guidance={self.guidance}", self.guidance != 1, "label=", self.label is not None),
+            ("classifier_strength=", self.classifier_strength != 1, "classifier=", has_classifier),
+            ("first_order=true", self.first_order, "classifier=", has_classifier),
+            (
+                *("reward_temperature=", self.reward_temperature != 1),
+                *("particles=", self.particles is not None),
+            ),
+            ("both_strands=false", not self.both_strands, "forbid= or require=", has_motifs),
+            (
+                *(f"particles={self.particles}", self.particles is not None),
+                *("reward= or constraints", self.reward is not None or bool(self.wishes)),
+            ),
+        ):
+            if is_said and not is_there:
+                raise UserError(f"{word} does nothing without {partner}; give that, or drop it.")
 
     def _reshaped(self, denoiser: Denoiser) -> Denoiser:
         return Reshaped(denoiser, *self._reshapes) if self._reshapes else denoiser
@@ -201,12 +233,10 @@ class Design:
             return LeftToRight(self._reshape)
         if isinstance(model.denoiser, PlaidModel):
             return PlaidSampler(model.tokenizer.mask_id, steps, reshape=self._reshape)
-        if isinstance(model.denoiser, BlockDenoiser):
-            return BlockByBlock(Ancestral(steps))
-        if self.classifier is not None and self.constrains:
-            # Guided transitions move the times of reveals, and constraints need them known.
-            return Parallel(steps)
-        return Ancestral(steps)
+        # Constraints need the times of reveals known, which guided transitions move.
+        known = self.classifier is None and model.denoiser.reveals_at_random
+        sampler = Parallel(steps) if self.wishes and not known else Ancestral(steps)
+        return BlockByBlock(sampler) if isinstance(model.denoiser, BlockDenoiser) else sampler
 
     def _named(self, model: Model) -> Sampler:
         target = resolve(self.sampler, "sampler")
@@ -265,10 +295,6 @@ class Design:
 
     def _told_a_class(self, model: Model, denoiser: Denoiser) -> Denoiser:
         if self.label is None:
-            if self.guidance != 1:
-                raise UserError(
-                    f"guidance={self.guidance} exaggerates a class; name it with label=."
-                )
             return denoiser
         classes = getattr(model.network, "classes", None)
         if classes is None:
@@ -286,62 +312,6 @@ class Design:
         masks = isinstance(denoiser.process, Masking)
         mixed = ClassifierFree if masks else ClassifierFreeTransitions
         return mixed(denoiser, self.label, float(self.guidance))
-
-    def _constraints(
-        self, model: Model, x: Int[Tensor, " l"], span: slice, given: Bool[Tensor, " l"]
-    ) -> Constraints:
-        tokenizer = model.tokenizer
-        if not self.constrains:
-            return {}
-        if not isinstance(tokenizer, DnaTokenizer):
-            raise UserError(
-                "pattern=, forbid=, require= and gc= are for DNA, and this model reads the tokens "
-                f"of {type(tokenizer).__name__}; leave them out."
-            )
-        size, designed = model.network.vocab_size, len(x[span])
-        anything = counting((), 0, None, 2 * size)
-
-        def placed(motif: Motif) -> Bool[Tensor, "l k"]:
-            table = np.ones((len(x), size), dtype=bool)
-            table[span, : tokenizer.vocab_size] = allowed_tokens([motif], designed, tokenizer)
-            return torch.from_numpy(table)
-
-        def anywhere(motif: Motif) -> list[Pattern]:
-            strands = motif.strands() if self.both_strands else (motif,)
-            return [p for strand in strands for p in _touching(strand.tokens(tokenizer), size)]
-
-        constraints: Constraints = {}
-        if self.pattern is not None:
-            constraints["pattern"] = anything, placed(self._whole(designed))
-        for text in self.forbid:
-            motif = parse_motif(text)
-            if motif.position is not None:
-                raise UserError(
-                    f"forbid={text} has a position, and a motif is forbidden everywhere; leave "
-                    f"the @{motif.position} out."
-                )
-            constraints[f"forbid={text}"] = avoiding(anywhere(motif), 2 * size), None
-        for text in self.require:
-            motif = parse_motif(text)
-            if motif.position is None:
-                constraints[f"require={text}"] = containing(anywhere(motif), 2 * size), None
-            else:
-                constraints[f"require={text}"] = anything, placed(motif)
-        if self.gc is not None:
-            low, high = _bounds(self.gc, int((~given).sum()))
-            bases = tokenizer.encode(BASES["S"]).tolist()
-            constraints[f"gc={list(self.gc)}"] = counting(bases, low, high, 2 * size), None
-        return constraints
-
-    def _whole(self, length: int) -> Motif:
-        """The pattern, as a motif that is as long as what is designed."""
-        assert self.pattern is not None
-        if len(self.pattern) != length:
-            raise UserError(
-                f"pattern= has {len(self.pattern)} letters for {length} bases; give a letter for "
-                "each, N for any."
-            )
-        return Motif(self.pattern, 0)
 
     def _refuse_wishes(self, model: Model, constraints: Constraints) -> None:
         """Of models that are no denoisers: what has no meaning for them."""
@@ -374,26 +344,6 @@ def described(sampler: Any) -> dict[str, Any]:
     }
 
 
-def _touching(pattern: Pattern, size: int) -> list[Pattern]:
-    """The pattern where one token or more is designed: token t is read as t if it is, else as
-    size + t."""
-    either = [(*tokens, *(size + t for t in tokens)) for tokens in pattern]
-    return [(*either[:i], tokens, *either[i + 1 :]) for i, tokens in enumerate(pattern)]
-
-
-def _bounds(gc: Sequence[float], n: int) -> tuple[int, int]:
-    """The fewest and the most of n bases that may be G or C."""
-    if len(gc) != 2 or not 0 <= gc[0] <= gc[1] <= 1:
-        raise UserError(
-            f"gc={list(gc)} has to be the smallest and the largest share of G and C; give e.g. "
-            "gc=[0.4,0.6]."
-        )
-    low, high = math.ceil(gc[0] * n - 1e-9), math.floor(gc[1] * n + 1e-9)
-    if low > high:
-        raise UserError(f"gc={list(gc)}: no number of {n} bases is in that range; widen it.")
-    return low, high
-
-
 def _takes_steps(node: Node) -> bool:
     """Whether the sampler, or one inside it, has steps."""
     if "steps" in inspect.signature(resolve(node, "sampler")).parameters:
@@ -407,7 +357,6 @@ def _reward(text: str, model: Model) -> Any:
     function = load_function("reward", text)
 
     def reward(tokens: Int[Tensor, "n l"]) -> Tensor:
-        values = function([model.tokenizer.decode(row) for row in tokens.cpu()])
-        return torch.as_tensor(values, dtype=torch.float64)
+        return function([model.tokenizer.decode(row) for row in tokens.cpu()]).double()
 
     return reward

@@ -4,15 +4,19 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Int
+from numpy.random import SeedSequence
 from torch import Tensor, nn
 
 from genodiff.data import DnaTokenizer
 from genodiff.diffusion import Denoiser
+from genodiff.errors import UserError
+from genodiff.files import claim_file
 from genodiff.tasks.model import Model
 
 log = logging.getLogger(__name__)
@@ -68,7 +72,7 @@ def draw_sequences(
     began = time.monotonic()
     with Meter(model.network) as meter:
         for index, rows in enumerate(x.to(device).split(batch_size)):
-            generator = torch.Generator(device=device).manual_seed(seed * 1_000_003 + index)
+            generator = torch.Generator(device=device).manual_seed(_seed_of(seed, index))
             unknown, frozen = rows == model.tokenizer.mask_id, None
             if isinstance(denoiser, Denoiser):
                 prior = denoiser.process.prior(
@@ -80,15 +84,40 @@ def draw_sequences(
                 done = sum(map(len, tokens))
                 seconds = time.monotonic() - began
                 log.info("%d of %d sequences drawn, %.0f seconds", done, len(x), seconds)
-    drawn = torch.cat(tokens)
+    drawn, seconds = torch.cat(tokens), time.monotonic() - began
+    log.info(
+        "%d sequences, %s network evaluations, %.1f seconds, %.1f of them outside the network",
+        *(len(x), f"{meter.evaluations:,}", seconds, seconds - meter.seconds),
+    )
     return Drawn(
         drawn,
         [model.tokenizer.decode(row) for row in drawn],
         meter.calls,
         meter.evaluations,
-        time.monotonic() - began,
+        seconds,
         meter.seconds,
     )
+
+
+def claim_samples(out: str, *, overwrite: bool) -> Path | None:
+    """The file that out= names, None for standard output; its report goes to FILE.json beside it.
+
+    Raises UserError if either cannot be written, or is the other.
+    """
+    if out == "-":
+        return None
+    path = Path(out)
+    if path.suffix in (".json", ".gz"):
+        rule = "FILE.json is the report's" if path.suffix == ".json" else "it is plain text"
+        raise UserError(f"out={out} cannot end in {path.suffix}: {rule}; use e.g. out=samples.fa.")
+    claim_file(path.with_suffix(".json"), overwrite=overwrite)
+    return claim_file(path, overwrite=overwrite)
+
+
+def _seed_of(seed: int, index: int) -> int:
+    if seed < 0:
+        raise UserError(f"seed={seed} must be 0 or more.")
+    return int(SeedSequence((seed, index)).generate_state(1, "uint64")[0] >> 1)
 
 
 class Meter:

@@ -16,13 +16,15 @@ keys:
   out=FILE|-          FASTA of flanks (as they are in the genome) and designs (upper case);
                       FILE.json beside it has config, seed and cost
   batch_size= cache_dir= seed= device=auto|cpu|cuda overwrite=true
-and how they are drawn; positions count from the start of the region, and constraints are of its
-bases, though a motif may reach into the flanks:
+and how they are drawn. Positions count from the start of the region; pattern= and gc= are of all
+its bases, with what is kept; motifs are of the bases that are drawn, though they may reach into
+others; reward= is given the region with its flanks:
 {design}
 """
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -35,12 +37,12 @@ from genodiff import __version__
 from genodiff.data import SOFT_MASK, DnaTokenizer, Genome, Region, overlaps, read_regions
 from genodiff.diffusion import BlockDenoiser, CausalModel
 from genodiff.errors import UserError
-from genodiff.files import claim_file, write_text
+from genodiff.files import write_text
 from genodiff.tasks.build import Node, select_device
 from genodiff.tasks.design import Design, described
-from genodiff.tasks.draw import Drawn, draw_sequences, fasta_record
+from genodiff.tasks.draw import Drawn, claim_samples, draw_sequences, fasta_record
 from genodiff.tasks.launch import launch
-from genodiff.tasks.model import load_model, require_length
+from genodiff.tasks.model import Model, load_model, require_length
 
 
 def main(
@@ -82,12 +84,11 @@ def main(
     design = Design(**{name: asked[name] for name in Design.__dataclass_fields__})
     for name in ("num_samples", "batch_size"):
         if asked[name] < 1:
-            raise UserError(f"{name}={asked[name]} must be at least 1.")
+            raise UserError(f"{name}={asked[name]} must be at least 1; use e.g. 4.")
     if context < 0:
         raise UserError(f"context={context} must be 0 or more; use e.g. 512.")
-    target = None if out == "-" else claim_file(Path(out), overwrite=overwrite)
-    if target is not None:
-        claim_file(target.with_suffix(".json"), overwrite=overwrite)
+    design.check()
+    target = claim_samples(out, overwrite=overwrite)
     source = Genome(genome, cache_dir=cache_dir)
     rows = read_regions(regions, source.lengths)
     kept = [] if keep is None else read_regions(keep, source.lengths)
@@ -105,22 +106,25 @@ def main(
         )
     built = design.built_sampler(model)
     stretches = [cut(source, region, context, kept, model.tokenizer) for region in rows]
-    for stretch in stretches:
-        require_length(model, len(stretch.x), f"{stretch.region.name}: region and context")
+    if kept and not any(overlaps(region, kept) for region in rows):
+        raise UserError(f"keep={keep} has no base in any region of {regions}; correct one.")
+    # What cannot be is found before anything is drawn.
+    denoisers = [_denoiser(design, model, stretch) for stretch in stretches]
     text, costs = "", []
-    for index, stretch in enumerate(stretches):
-        x = torch.from_numpy(stretch.x)
-        given = x != model.tokenizer.mask_id
+    names = unique([stretch.region for stretch in stretches])
+    for index, (stretch, name) in enumerate(zip(stretches, names, strict=True)):
         drawn = draw_sequences(
             model,
-            design.denoiser(model, x, stretch.span, given),
+            denoisers[index],
             built,
-            x.repeat(num_samples, 1),
+            torch.from_numpy(stretch.x).repeat(num_samples, 1),
             seed=int(np.random.SeedSequence((seed, index)).generate_state(1)[0]),
             batch_size=batch_size,
         )
-        costs.append({"region": str(stretch.region), **drawn.cost()})
-        text += records(stretch, drawn, f"model={checkpoint} seed={seed} genodiff={__version__}")
+        place = f"{stretch.region}({stretch.region.strand})"
+        costs.append({"name": name, "region": place, **drawn.cost()})
+        provenance = f"model={checkpoint} seed={seed} genodiff={__version__}"
+        text += records(stretch, name, drawn, provenance)
     if target is None:
         sys.stdout.write(text)
         return
@@ -128,12 +132,38 @@ def main(
         **{name: value for name, value in asked.items() if name not in ("out", "overwrite")},
         "sampler": described(built),
         "device": str(chosen),
-        "regions": costs,
+        "costs": costs,
         "genome_sha256": source.sha256,
         "version": __version__,
     }
     write_text(target, text)
     write_text(target.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+
+
+def _denoiser(design: Design, model: Model, stretch: "Stretch") -> Any:
+    """What a region is drawn from. Raises UserError, which names it, if nothing can be."""
+    x = torch.from_numpy(stretch.x)
+    try:
+        require_length(model, len(x), "region and context")
+        return design.denoiser(model, x, stretch.span, x != model.tokenizer.mask_id)
+    except UserError as error:
+        raise UserError(f"{stretch.region.name} ({stretch.region}): {error}") from error
+
+
+def unique(regions: Sequence[Region]) -> list[str]:
+    """The names of regions without blanks, with the place where a name comes twice, and a number
+    where the place does too."""
+    names = [region.name.replace(" ", "_") for region in regions]
+    counts = Counter(names)
+    full = [
+        name if counts[name] == 1 else f"{name}_{region}({region.strand})"
+        for name, region in zip(names, regions, strict=True)
+    ]
+    seen: Counter[str] = Counter()
+    for i, name in enumerate(full):
+        seen[name] += 1
+        full[i] = name if seen[name] == 1 else f"{name}_{seen[name]}"
+    return full
 
 
 class Stretch(NamedTuple):
@@ -175,8 +205,8 @@ def cut(
     return Stretch(region, start, end, span, x, lower)
 
 
-def records(stretch: Stretch, drawn: Drawn, provenance: str) -> str:
-    """FASTA records of the designs of a region."""
+def records(stretch: Stretch, name: str, drawn: Drawn, provenance: str) -> str:
+    """FASTA records of the designs of a region, NAME_0, NAME_1, ..."""
     region, text = stretch.region, ""
     outside = np.ones(len(stretch.x), bool)
     outside[stretch.span] = False
@@ -184,7 +214,7 @@ def records(stretch: Stretch, drawn: Drawn, provenance: str) -> str:
         letters = np.array(list(sequence))
         lowered = np.where(stretch.lower & outside, np.char.lower(letters), letters)
         header = (
-            f"{region.name}_{i} {region}({region.strand}) "
+            f"{name}_{i} {region}({region.strand}) "
             f"with_flanks={region.chrom}:{stretch.start}-{stretch.end} {provenance}"
         )
         text += fasta_record(header, "".join(lowered))

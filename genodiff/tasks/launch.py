@@ -89,8 +89,15 @@ def explain(error: Exception) -> str:
         near = get_close_matches(key, known, n=1) or get_close_matches(
             key.split(".")[-1], known, n=1
         )
+        near = [name for name in near if not name.endswith("_target_")]
         hint = f"did you mean {near[0]}=?" if near else "see --help for the keys."
         return f"unknown key {key}=; {hint}"
+    choice = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    if choice and (options := re.search(r"Available options in '\w+':((?:\s+\w+)+)", text)):
+        known = options.group(1).split()
+        if "Config" in known:
+            known = known[: known.index("Config")]
+        return f"{choice.group(1)}={choice.group(2)} is none of {', '.join(known)}."
     return re.sub(r"\s+", " ", text).strip()
 
 

@@ -34,10 +34,10 @@ from torch import Tensor
 from genodiff import __version__
 from genodiff.diffusion import Sampler, SemiAutoregressive
 from genodiff.errors import UserError
-from genodiff.files import claim_file, write_text
+from genodiff.files import write_text
 from genodiff.tasks.build import Node, select_device
 from genodiff.tasks.design import Design, described
-from genodiff.tasks.draw import draw_sequences, masks, text_of
+from genodiff.tasks.draw import claim_samples, draw_sequences, masks, text_of
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import Model, load_model, require_length
 
@@ -80,10 +80,9 @@ def main(
     design = Design(**{name: asked[name] for name in Design.__dataclass_fields__})
     for name in ("num_samples", "length", "batch_size"):
         if asked[name] < 1:
-            raise UserError(f"{name}={asked[name]} must be at least 1.")
-    target = None if out == "-" else claim_file(Path(out), overwrite=overwrite)
-    if target is not None:
-        claim_file(target.with_suffix(".json"), overwrite=overwrite)
+            raise UserError(f"{name}={asked[name]} must be at least 1; use e.g. 16.")
+    design.check()
+    target = claim_samples(out, overwrite=overwrite)
     chosen = select_device(device)
     model = load_model(Path(checkpoint), chosen)
     require_length(model, window or length, "length" if window is None else "window")
@@ -131,11 +130,11 @@ def _in_windows(
         if stride is not None:
             raise UserError(f"stride={stride} is of windows; give window= too.")
         return None
-    if design.constrains:
+    if design.wishes:
         raise UserError(
             f"window={window}: constraints are of whole sequences; leave one of them out."
         )
-    stride = window // 2 if stride is None else stride
+    stride = max(window // 2, 1) if stride is None else stride
     return lambda sampler: SemiAutoregressive(sampler, window, stride)
 
 

@@ -35,6 +35,7 @@ from tests.toy import (
     ExactDenoiser,
     ExactNetwork,
     World,
+    chain_log_p,
 )
 
 SAMPLES = 5000
@@ -135,6 +136,9 @@ def test_guidance_works_on_a_process_without_masks(world: World) -> None:
     samples = Stepwise(32)(guided, prior, generator=torch.Generator().manual_seed(1))
     share = float(world.frequencies(samples).double() @ label.of_sequence) / 500
     assert share > label.prior + 0.15
+    prior = process.prior((SAMPLES, LENGTH), generator=torch.Generator().manual_seed(2))
+    samples = Stepwise(5)(guided, prior, generator=torch.Generator().manual_seed(3))
+    assert_follows(world.frequencies(samples), chain_log_p(guided, grid(5)).exp())
 
 
 def test_first_order_is_exact_for_a_classifier_that_is_linear(world: World) -> None:
@@ -242,6 +246,33 @@ def test_transitions_are_mixed_where_nothing_is_masked(
     )
     # The mask's share is mixed too, so the times of reveals move with the network.
     assert not guided.reveals_at_random
+
+
+class ToldOfWorlds(Denoiser):
+    """Exact for the world that the class names, and for the first where none is told."""
+
+    def __init__(self, worlds: list[World], process: Uniform) -> None:
+        super().__init__()
+        self.exact = [ExactDenoiser(world, process) for world in worlds]
+        self.process, self.time_conditioning = process, True
+
+    def log_x0(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        told = 0 if condition is None else int(condition[0])
+        return self.exact[told].log_x0(x_t, t)
+
+
+def test_samples_by_mixed_transitions_follow_their_chain_without_masks() -> None:
+    worlds = [World(0), World(1)]
+    process = Uniform(LogLinear(), VOCAB_SIZE, DATA_IDS)
+    guided = ClassifierFreeTransitions(ToldOfWorlds(worlds, process), 1, 2.0)
+    prior = process.prior((SAMPLES, LENGTH), generator=torch.Generator().manual_seed(0))
+    samples = Stepwise(5)(guided, prior, generator=torch.Generator().manual_seed(1))
+    law = chain_log_p(guided, grid(5)).exp()
+    likely = law > 1e-3  # chi-squared needs counts
+    counts = worlds[0].frequencies(samples)[likely]
+    assert_follows(counts, law[likely] / law[likely].sum())
+    distances = [float((law - world.probabilities).abs().sum()) for world in worlds]
+    assert distances[1] < distances[0]
 
 
 def test_both_networks_are_counted(two_worlds: tuple[list[World], Denoiser]) -> None:

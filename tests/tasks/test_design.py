@@ -56,7 +56,8 @@ def test_every_sampler_can_be_asked_for(
     assert len(sequences) == 3
     assert all(re.fullmatch("[ACGT]{40}", sequence) for sequence in sequences)
     written = report()
-    assert "steps=8" not in words or written["sampler"].get("steps", 8) == 8
+    inner = written["sampler"].get("sampler", written["sampler"])
+    assert "steps=8" not in words or inner["steps"] == 8
     assert "<" not in json.dumps(written)  # no repr of an object
     # Three sequences of 40 bases: an evaluation a base at most, but for the pairs of corrections,
     # for windows that are shared, and for both strands.
@@ -117,6 +118,15 @@ def test_rewards_and_classifiers_of_ones_own(
         "    assert all(len(sequence) == 24 for sequence in sequences)\n"
         "    return [sequence.count('C') for sequence in sequences]\n"
     )
+    (tmp_path / "neighbour.py").write_text("def score(s):\n    return s.count('C')\n")
+    (tmp_path / "imports.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from neighbour import score\n"
+        "@dataclass\nclass Weight:\n    value: float = 1.0\n"
+        "def f(sequences):\n    return [Weight().value * score(s) for s in sequences]\n"
+    )
+    assert share("C", "reward=imports.py:f", "best_of=8") > plain + 0.05
     windows = ("window=12", "reward=whole.py:whole", "best_of=8")
     assert share("C", *windows) > share("C", "window=12") + 0.05
     together = ("classifier=mine.py:likes_a", "forbid=[AAAA]")
@@ -153,7 +163,7 @@ def test_models_of_other_kinds_have_samplers_of_their_own(
             "sampler": {"name": "FirstHitting"},
         }
         message = "particles=4: a model of block diffusion is drawn block by block"
-        assert_refused(genodiff, message, "sample", *words[:3], "particles=4", out="refused.fa")
+        assert_refused(genodiff, message, "sample", *words[:3], "particles=4", "gc=[0,1]", out="refused.fa")
     else:
         message = "only models that are sampled by denoising can do that"
         words = ("checkpoint=other", "num_samples=3", "length=30", "forbid=[AC]")
@@ -209,11 +219,63 @@ def test_infilling_leaves_what_is_around_untouched(
             if written[i : i + 2].any():
                 assert sequence[i : i + 2].upper() not in ("AG", "CT"), (header, i)
     written_report = report("d.json")
-    assert [row["region"] for row in written_report["regions"]] == [
-        "chr2:100-140",
-        "chr2:200-230",
-        "chr3:0-20",
+    assert [(row["name"], row["region"]) for row in written_report["costs"]] == [
+        ("forward", "chr2:100-140(+)"),
+        ("backward", "chr2:200-230(-)"),
+        ("chr3:0-20", "chr3:0-20(+)"),
     ]
+    assert written_report["regions"] == regions
+
+
+def test_what_is_kept_counts_in_patterns_and_in_gc(
+    genodiff: Genodiff, genome: tuple[str, str], trained: str, tmp_path: Path
+) -> None:
+    text, fasta = Path(genome[0].removeprefix("data.fasta=")).read_text(), tmp_path / "kept.fa"
+    at = text.index(">chr2\n") + 6
+    fasta.write_text(text[: at + 100] + "GGGGGNAAAA" + text[at + 110 :])
+    (tmp_path / "one.bed").write_text("chr2\t100\t120\tmy gene\nchr2\t100\t120\tmy gene\t0\t-\n")
+    (tmp_path / "keep.bed").write_text("chr2\t100\t106\n")
+    words = (f"checkpoint={trained}", f"genome={fasta}", "regions=one.bed", "keep=keep.bed")
+    words = (*words, "context=8", "num_samples=4", "steps=8", "device=cpu", "overwrite=true")
+    outcome = genodiff("infill", *words, "gc=[0.5,0.5]", "out=d.fa")
+    assert outcome.code == 0, outcome.stderr
+    designs = read("d.fa")
+    assert len({header.split()[0] for header in designs}) == len(designs) == 8  # ids of their own
+    for header, sequence in designs.items():
+        design = sequence[8:28] if "(+)" in header else reverse_complement(sequence)[8:28]
+        assert design[:6] == "GGGGGN"
+        assert design.count("G") + design.count("C") == 10
+    (tmp_path / "one.bed").write_text("chr2\t100\t120\tx\n")
+    outcome = genodiff("infill", *words, "pattern=NNNNNNTATANNNNNNNNNN", "out=d.fa")
+    assert outcome.code == 0, outcome.stderr
+    assert all(s[8:18] == "GGGGGNTATA" for s in read("d.fa").values())
+    for more, message in (
+        (
+            ("pattern=NNANNNNNNNNNNNNNNNNN",),
+            "x (chr2:100-120): pattern cannot be satisfied with t",
+        ),
+        (("gc=[0.0,0.2]",), "x (chr2:100-120): gc=[0.0, 0.2]: of 20 bases 5 are kept G or C, and"),
+        (("pattern=NN",), "x (chr2:100-120): pattern= has 2 letters for 20 bases"),
+    ):
+        assert_refused(genodiff, message, "infill", *words, *more, out="refused.fa")
+
+
+def test_a_motif_of_any_kind_may_reach_into_the_flanks(
+    genodiff: Genodiff, genome: tuple[str, str], trained: str, tmp_path: Path
+) -> None:
+    (tmp_path / "one.bed").write_text("chr2\t100\t140\n")
+    fasta = genome[0].removeprefix("data.fasta=")
+    outcome = genodiff(
+        "infill",
+        *(f"checkpoint={trained}", f"genome={fasta}", "regions=one.bed", "context=20", "steps=8"),
+        *("require=[TAATACGACTCACTATAG]", "forbid=[CCANNNNNNNNNTGG,TAGGGATAACAGGGTAAT]"),
+        *("out=d.fa", "device=cpu"),
+    )
+    assert outcome.code == 0, outcome.stderr
+    for sequence in read("d.fa").values():
+        both = sequence + "-" + reverse_complement(sequence)
+        assert "TAATACGACTCACTATAG" in both
+        assert not re.search("CCA.{9}TGG", sequence[10:50])
 
 
 def test_designs_follow_motifs_where_the_region_says(
@@ -261,17 +323,34 @@ def test_designs_follow_motifs_where_the_region_says(
         (("stride=4",), "stride=4 is of windows; give window= too"),
         (("window=6", "gc=[0.4,0.6]"), "window=6: constraints are of whole sequences"),
         (("label=1",), "label=1, but this Caduceus was not trained with classes"),
-        (("guidance=2",), "guidance=2 exaggerates a class; name it with label="),
+        (("guidance=2",), "guidance=2 does nothing without label=; give that, or drop it"),
+        (("first_order=true",), "first_order=true does nothing without classifier="),
+        (("classifier_strength=2",), "classifier_strength= does nothing without classifier="),
+        (("both_strands=false",), "both_strands=false does nothing without forbid= or require="),
+        (("reward_temperature=2",), "reward_temperature= does nothing without particles="),
+        (("particles=4",), "particles=4 does nothing without reward= or constraints"),
+        (("reward_temperature=0",), "reward_temperature=0: rewards are divided by it"),
+        (("best_of=0",), "best_of=0 must be at least 1"),
+        (("gc=[]",), "gc=[] has to be the smallest and the largest share"),
+        (("gc=0.5",), "gc=0.5 is not a list such as [A,B]"),
+        (("pattern=",), "pattern= has 0 letters for 8 bases"),
+        (("require=[GATTACAGA]",), "require=GATTACAGA has 9 letters, and sequences have 8 bases"),
+        (("reward=mine.py:fails", "best_of=2"), "reward=mine.py:fails fails with KeyError: 'no'"),
+        (("reward=mine.py:nothing", "best_of=2"), "reward=mine.py:nothing fails with"),
+        (("reward=leaves.py:f", "best_of=2"), "leaves.py fails with SystemExit: bye"),
+        (("classifier=mine.py:never",), "the classifier gives log-probabilities that are not fin"),
+        (("classifier=mine.py:flat", "first_order=true"), "what it gives has none; compute it by"),
+        (("sampler=magic",), "sampler=magic is none of analytic, ancestral"),
+        (("seed=-1",), "seed=-1 must be 0 or more"),
         (("best_of=4",), "best_of=4 needs something to be best at; give reward=FILE.py:NAME"),
         (("reward=r.py:f",), "reward=r.py:f has no effect by itself"),
         (("reward=r.py:f", "best_of=2"), "reward=r.py:f is not FILE.py:NAME of a file that exist"),
         (("reward=mine.py:no", "best_of=2"), "mine.py has no function 'no'"),
         (("reward=broken.py:f", "best_of=2"), "broken.py fails with ZeroDivisionError"),
         (("reward=mine.py:nan", "best_of=2"), "the reward gives"),
-        (("particles=4", "window=6"), "particles=4 are of whole sequences; leave window= out"),
-        (("particles=4", "sampler=parallel"), "particles=4 is a sampler of its own"),
+        (("particles=4", "window=6", "reward=mine.py:nan"), "particles=4 are of whole sequences; leave window= out"),
+        (("particles=4", "sampler=parallel", "gc=[0.4,0.6]"), "particles=4 is a sampler of its own"),
         (("sampler=left_to_right",), "LeftToRight draws from a CausalModel, and this model is a"),
-        (("sampler=nothing",), "nothing"),
         (("sampler.grid=log", "sampler=parallel"), "sampler.grid=log"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
@@ -279,7 +358,15 @@ def test_designs_follow_motifs_where_the_region_says(
 def test_what_cannot_be_is_refused_in_one_line(
     genodiff: Genodiff, trained: str, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
-    (tmp_path / "mine.py").write_text("def nan(s):\n    return [float('nan')] * len(s)\n")
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\n"
+        "def nan(s):\n    return [float('nan')] * len(s)\n"
+        "def fails(s):\n    return {}['no']\n"
+        "def nothing(s):\n    return None\n"
+        "def never(x):\n    return np.full(len(x), -np.inf)\n"
+        "def flat(x):\n    return [0.0] * len(x)\n"
+    )
+    (tmp_path / "leaves.py").write_text("import sys\nsys.exit('bye')\n")
     (tmp_path / "broken.py").write_text("1 / 0\n")
     always = (f"checkpoint={trained}", "num_samples=2", "length=8", "device=cpu")
     assert_refused(genodiff, message, "sample", *always, *words, out="refused.fa")
@@ -290,6 +377,7 @@ def test_regions_that_cannot_be_written_are_refused(
 ) -> None:
     fasta = genome[0].removeprefix("data.fasta=")
     (tmp_path / "beyond.bed").write_text("chr2\t2000\t2060\n")
+    (tmp_path / "far.bed").write_text("chr1\t0\t20\n")
     (tmp_path / "all.bed").write_text("chr2\t0\t2000\n")
     always = (f"checkpoint={trained}", f"genome={fasta}", "device=cpu")
     for words, message in (
@@ -298,5 +386,14 @@ def test_regions_that_cannot_be_written_are_refused(
         ((f"regions={regions}", "keep=all.bed"), "forward (chr2:100-140) is kept as a whole"),
         ((f"regions={regions}", "context=-1"), "context=-1 must be 0 or more"),
         ((f"regions={regions}", "num_samples=0"), "num_samples=0 must be at least 1"),
+        ((f"regions={regions}", "keep=far.bed"), "keep=far.bed has no base in any region of"),
     ):
         assert_refused(genodiff, message, "infill", *always, *words, out="refused.fa")
+
+
+@pytest.mark.parametrize("name", ["s.json", "s.fa.gz"])
+def test_names_that_would_lose_the_samples_are_refused(
+    genodiff: Genodiff, trained: str, name: str
+) -> None:
+    words = (f"checkpoint={trained}", "num_samples=2", "length=8", "device=cpu")
+    assert_refused(genodiff, f"out={name} cannot end in", "sample", *words, out=name)
