@@ -115,10 +115,7 @@ def test_every_data_set_takes_a_step(genodiff: Genodiff, genome: Genome, data: s
     if data == "fasta":
         words = genome
     elif data == "hg38":
-        Path("root").mkdir()
-        Path("genome.fa").rename("root/hg38.ml.fa")
-        Path("genome.bed").rename("root/human-sequences.bed")
-        words = ("data=hg38", "data.root=root")
+        words = ("data=hg38", hg38())
     elif data == "synthetic":
         records = ("data.train_records=1", "data.valid_records=1", "data.test_records=1")
         words = ("data=synthetic", "data.record_length=512", *records)
@@ -126,6 +123,10 @@ def test_every_data_set_takes_a_step(genodiff: Genodiff, genome: Genome, data: s
         Path("train.txt").write_text("one for training")
         Path("valid.txt").write_text("another to validate")
         words = ("data=text", "data.train=train.txt", "data.valid=valid.txt")
+    elif data == "species":
+        paths = (word.removeprefix("data.") for word in genome for _ in range(2))
+        parts = zip(("human", "mouse") * 2, paths, strict=True)
+        words = ("data=species", *(f"data.parts.{part}.{path}" for part, path in parts))
     else:
         assert data == "trained"  # of evaluate alone
         return
@@ -137,9 +138,44 @@ def test_every_data_set_takes_a_step(genodiff: Genodiff, genome: Genome, data: s
 def test_every_experiment_takes_a_step(
     genodiff: Genodiff, genome: Genome, experiment: str
 ) -> None:
-    words = (f"experiment={experiment}", *genome, *ONE_STEP)
+    words = [f"experiment={experiment}", *ONE_STEP, "data.num_workers=0"]
+    if experiment == "human_cpu":
+        words += genome
+    elif experiment == "species_mdlm":
+        words += [
+            word.replace("data.", f"data.parts.{part}.", 1)
+            for part in ("human", "mouse")
+            for word in genome
+        ]
+        words += SMALL
+    else:
+        words.append(hg38())
+    if experiment.startswith("hg38_") and experiment not in STAGE_ONE:
+        stage_one = "hg38_ar_pretrain" if experiment == "hg38_ar" else "hg38_mlm"
+        first = (f"experiment={stage_one}", *words[1:], *SMALL, "out=first")
+        assert genodiff("train", *first).code == 0
+        words.append("init=first")
+    elif experiment in STAGE_ONE:
+        words += SMALL
     outcome = genodiff("train", *words, "out=run")
     assert outcome.code == 0, outcome.stderr
+
+
+def hg38() -> str:
+    """The genome of the tests as `fetch` would leave it."""
+    Path("root").mkdir()
+    Path("genome.fa").rename("root/hg38.ml.fa")
+    Path("genome.bed").rename("root/human-sequences.bed")
+    return "data.root=root"
+
+
+STAGE_ONE = ("hg38_mlm", "hg38_ar_pretrain", "hg38_mlm_8k", "hg38_mlm_32k", "hg38_mlm_131k")
+
+
+def test_a_second_stage_needs_a_first_one(genodiff: Genodiff, genome: Genome) -> None:
+    outcome = genodiff("train", "experiment=hg38_mdlm", hg38(), *ONE_STEP, "out=run")
+    assert outcome.code == 2
+    assert "backbone=trained is the network of init=; give init=" in outcome.stderr
 
 
 def test_a_missing_hg38_says_how_to_get_it(genodiff: Genodiff) -> None:
