@@ -163,7 +163,9 @@ def test_models_of_other_kinds_have_samplers_of_their_own(
             "sampler": {"name": "FirstHitting"},
         }
         message = "particles=4: a model of block diffusion is drawn block by block"
-        assert_refused(genodiff, message, "sample", *words[:3], "particles=4", "gc=[0,1]", out="refused.fa")
+        assert_refused(
+            genodiff, message, "sample", *words[:3], "particles=4", "gc=[0,1]", out="refused.fa"
+        )
     else:
         message = "only models that are sampled by denoising can do that"
         words = ("checkpoint=other", "num_samples=3", "length=30", "forbid=[AC]")
@@ -348,8 +350,14 @@ def test_designs_follow_motifs_where_the_region_says(
         (("reward=mine.py:no", "best_of=2"), "mine.py has no function 'no'"),
         (("reward=broken.py:f", "best_of=2"), "broken.py fails with ZeroDivisionError"),
         (("reward=mine.py:nan", "best_of=2"), "the reward gives"),
-        (("particles=4", "window=6", "reward=mine.py:nan"), "particles=4 are of whole sequences; leave window= out"),
-        (("particles=4", "sampler=parallel", "gc=[0.4,0.6]"), "particles=4 is a sampler of its own"),
+        (
+            ("particles=4", "window=6", "reward=mine.py:nan"),
+            "particles=4 are of whole sequences; leave window= out",
+        ),
+        (
+            ("particles=4", "sampler=parallel", "gc=[0.4,0.6]"),
+            "particles=4 is a sampler of its own",
+        ),
         (("sampler=left_to_right",), "LeftToRight draws from a CausalModel, and this model is a"),
         (("sampler.grid=log", "sampler=parallel"), "sampler.grid=log"),
     ],
