@@ -14,7 +14,7 @@ from numpy.random import SeedSequence
 from torch import Tensor, nn
 
 from genodiff.data import DnaTokenizer
-from genodiff.diffusion import Denoiser
+from genodiff.diffusion import ClassifierGuided, Denoiser
 from genodiff.errors import UserError
 from genodiff.files import claim_file
 from genodiff.tasks.model import Model
@@ -35,6 +35,8 @@ class Drawn(NamedTuple):
     network_calls: int
     network_evaluations: int
     """Sequences, or pieces of one, that went through the network; both strands count."""
+    classifier_evaluations: int
+    """Sequences told to a classifier that guides."""
     seconds: float
     network_seconds: float
 
@@ -43,6 +45,7 @@ class Drawn(NamedTuple):
         return {
             "network_calls": self.network_calls,
             "network_evaluations": self.network_evaluations,
+            "classifier_evaluations": self.classifier_evaluations,
             "seconds": self.seconds,
             "seconds_outside_the_network": self.seconds - self.network_seconds,
         }
@@ -69,6 +72,7 @@ def draw_sequences(
     """
     device = next(model.network.parameters()).device
     tokens: list[Tensor] = []
+    asked_before = _classifier_evaluations(denoiser)
     began = time.monotonic()
     with Meter(model.network) as meter:
         for index, rows in enumerate(x.to(device).split(batch_size)):
@@ -84,19 +88,22 @@ def draw_sequences(
                 done = sum(map(len, tokens))
                 seconds = time.monotonic() - began
                 log.info("%d of %d sequences drawn, %.0f seconds", done, len(x), seconds)
-    drawn, seconds = torch.cat(tokens), time.monotonic() - began
-    log.info(
-        "%d sequences, %s network evaluations, %.1f seconds, %.1f of them outside the network",
-        *(len(x), f"{meter.evaluations:,}", seconds, seconds - meter.seconds),
-    )
+    drawn = torch.cat(tokens)
     return Drawn(
         drawn,
         [model.tokenizer.decode(row) for row in drawn],
         meter.calls,
         meter.evaluations,
-        seconds,
+        _classifier_evaluations(denoiser) - asked_before,
+        time.monotonic() - began,
         meter.seconds,
     )
+
+
+def _classifier_evaluations(denoiser: nn.Module) -> int:
+    """Of all classifiers in it, so far."""
+    guided = (part for part in denoiser.modules() if isinstance(part, ClassifierGuided))
+    return sum(part.classifier_evaluations for part in guided)
 
 
 def claim_samples(out: str, *, overwrite: bool) -> Path | None:

@@ -22,6 +22,7 @@ and how they are drawn:
 """
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ from genodiff.tasks.design import Design, described
 from genodiff.tasks.draw import claim_samples, draw_sequences, masks, text_of
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import Model, load_model, require_length
+
+log = logging.getLogger(__name__)
 
 
 def main(
@@ -90,6 +93,11 @@ def main(
     built = design.built_sampler(model, _in_windows(window, stride, design))
     drawn = draw_sequences(
         model, design.denoiser(model, x[0]), built, x, seed=seed, batch_size=batch_size
+    )
+    log.info(
+        "%d sequences, %s network evaluations, %.1f seconds, of which %.1f outside the network",
+        *(num_samples, f"{drawn.network_evaluations:,}", drawn.seconds),
+        drawn.seconds - drawn.network_seconds,
     )
     provenance = f"model={checkpoint} seed={seed} genodiff={__version__}"
     text = text_of(drawn.sequences, model.tokenizer, provenance)

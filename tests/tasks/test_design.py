@@ -107,12 +107,15 @@ def test_rewards_and_classifiers_of_ones_own(
         return float(np.mean([s.count(letter) / len(s) for s in sequences]))
 
     plain = share("C")
+    assert report()["classifier_evaluations"] == 0
     assert share("C", "reward=mine.py:cytosines", "best_of=8") > plain + 0.05
     steered = ("reward=mine.py:cytosines", "particles=16", "reward_temperature=0.02")
     assert share("C", *steered) > plain + 0.05
     for first_order in ("true", "false"):
         guided = ("classifier=mine.py:likes_a", f"first_order={first_order}")
         assert share("A", *guided) > share("A") + 0.2
+        share("A", *guided)
+        assert report()["classifier_evaluations"] > 0
     (tmp_path / "whole.py").write_text(
         "def whole(sequences):\n"
         "    assert all(len(sequence) == 24 for sequence in sequences)\n"
