@@ -1,10 +1,11 @@
 import gzip
 import random
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
-from genodiff.data import BedRow, check_disjoint_splits, read_bed, rows_of
+from genodiff.data import BedRow, Split, check_disjoint_splits, read_bed, rows_of
 from genodiff.data.intervals import merge_overlaps
 from genodiff.errors import UserError
 from tests.data.toys import write_bed
@@ -136,14 +137,13 @@ def test_overlapping_rows_become_equal_parts_as_long_as_the_longest_of_them(
 
 @pytest.mark.parametrize("seed", range(20))
 def test_merged_rows_hold_every_base_once_and_no_other(seed: int, tmp_path: Path) -> None:
-    draw = random.Random(seed)
-    rows = [
-        BedRow("chr1", start, start + draw.randint(1, 120), split, strand, line)
-        for line in range(1, 25)
-        for start in [draw.randint(0, 800)]
-        for split in [draw.choice(("train", "test"))]
-        for strand in [draw.choice(("+", "-"))]
-    ]
+    draw, rows = random.Random(seed), []
+    splits: tuple[Split, ...] = ("train", "test")
+    strands: tuple[Literal["+", "-"], ...] = ("+", "-")
+    for line in range(1, 25):
+        start = draw.randint(0, 800)
+        end = start + draw.randint(1, 120)
+        rows.append(BedRow("chr1", start, end, draw.choice(splits), draw.choice(strands), line))
     merged = merge_overlaps(rows)
     for split, strand in {(row.split, row.strand) for row in rows}:
         mine = [row for row in rows if (row.split, row.strand) == (split, strand)]

@@ -37,13 +37,8 @@ class PublishedWindow(Sampler):
     times: list[float]
     evaluated: list[bool]
 
-    def __call__(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        *,
-        frozen: Tensor | None = None,
-        generator: Generator | None = None,
+    def restore(
+        self, denoiser: Denoiser, x: Tensor, frozen: Tensor | None, generator: Generator | None
     ) -> Tensor:
         # Steps by alpha = 1 - t, whatever the schedule.
         identity = Absorbing(LogLinear(eps=0.0), *_tokens_of(denoiser))
