@@ -7,21 +7,29 @@ interleaved and the median of the rounds is given. Ids are included in all: pyfa
 that a dictionary turns into an int64 array; ours are bytes (`ids`), or int64 tokens with float32
 weights (`batch`), which is what a network takes and whose 12 bytes a base are the cost. Before
 anything is timed, the variants are compared.
+
+Before that, the same FASTA, plain and as bgzip, is encoded into a cache by processes of their own
+that may use one core or all of them, and opened from it.
 """
 
 import argparse
 import json
 import logging
+import multiprocessing
+import os
 import platform
+import re
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pyfaidx
 import torch
+from Bio import bgzf
 
 from genodiff.data import BedRow, DnaTokenizer, Genome, GenomeWindows, InsideRows
 
@@ -43,14 +51,14 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         fasta = write_random_fasta(Path(folder) / "random.fa", args.megabases)
-        start = time.process_time()
+        builds = [
+            measure_build(path, cores, args.megabases)
+            for path in (fasta, bgzip(fasta))
+            for cores in sorted({1, len(os.sched_getaffinity(0))})
+        ]
         genome = Genome(fasta, cache_dir=Path(folder) / "cache")
-        build = {"megabases": args.megabases, "build_cpu_seconds": time.process_time() - start}
-        start = time.perf_counter()
-        Genome(fasta, cache_dir=Path(folder) / "cache")
-        build["open_seconds"] = time.perf_counter() - start
         results = [measure(fasta, genome, n, args.seconds, args.rounds) for n in LENGTHS_BP]
-    report = {"machine": machine(), **build, "lengths": results}
+    report = {"machine": machine(), "builds": builds, "lengths": results}
     show(report)
     if args.json:
         args.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -69,6 +77,45 @@ def write_random_fasta(path: Path, megabases: int) -> Path:
             letters[: n_lines // 10, :60] |= 0x20
             file.write(f">chr{chrom}\n".encode() + letters.tobytes())
     return path
+
+
+def bgzip(fasta: Path) -> Path:
+    """The same text, compressed as `bgzip` does."""
+    path = fasta.with_name(f"{fasta.name}.gz")
+    with fasta.open("rb") as plain, bgzf.BgzfWriter(str(path)) as compressed:
+        while block := plain.read(1 << 20):
+            compressed.write(block)
+    return path
+
+
+def measure_build(fasta: Path, cores: int, megabases: int) -> dict:
+    """Seconds, and memory beside the mapped file, of encoding a FASTA, in a process of its own."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        build = pool.submit(build_and_open, fasta, cores).result()
+    return {"file": fasta.suffix, "megabases": megabases, "cores": cores, **build}
+
+
+def build_and_open(fasta: Path, cores: int) -> dict[str, float]:
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of importing torch
+    before = peak_mib()
+    with tempfile.TemporaryDirectory() as cache:
+        wall, cpu = time.perf_counter(), time.process_time()
+        Genome(fasta, cache_dir=cache)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+        memory = peak_mib() - before
+        start = time.perf_counter()
+        Genome(fasta, cache_dir=cache)
+        opened = time.perf_counter() - start
+    return {"seconds": wall, "cpu_seconds": cpu, "mib": memory, "open_seconds": opened}
+
+
+def peak_mib() -> float:
+    """The most memory this process has had; `getrusage` would count the parent's."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) / 1024
 
 
 def measure(fasta: Path, genome: Genome, length_bp: int, seconds: float, rounds: int) -> dict:
@@ -156,11 +203,13 @@ def _cpu_lines() -> list[str]:
 
 
 def show(report: dict) -> None:
-    print(
-        f"{report['megabases']} Mb: encoded in {report['build_cpu_seconds']:.2f} s of CPU, opened "
-        "again in "
-        f"{1e3 * report['open_seconds']:.1f} ms; {report['machine']['cpu']}"
-    )
+    print(report["machine"]["cpu"])
+    for build in report["builds"]:
+        print(
+            f"{build['megabases']} Mb ({build['file']}) on {build['cores']} cores: encoded in "
+            f"{build['seconds']:.2f} s, {build['cpu_seconds']:.2f} s of CPU, with "
+            f"{build['mib']:.0f} MiB; opened again in {1e3 * build['open_seconds']:.1f} ms"
+        )
     print(f"{'length':>8} {'variant':>8} {'windows/s':>11} {'x pyfaidx':>10} {'goal':>5}")
     for result in report["lengths"]:
         for name, speed in result["windows_per_second"].items():

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from genodiff import __version__
 
-TASKS = ("demo", "train", "evaluate", "sample", "infill", "convert")
+TASKS = ("demo", "fetch", "train", "evaluate", "sample", "infill", "convert")
 
 
 def main() -> None:

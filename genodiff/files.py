@@ -1,5 +1,6 @@
 """Writing results so that a killed run leaves no half file under a final name."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -9,10 +10,19 @@ from pathlib import Path
 
 from genodiff.errors import UserError
 
+_DISK_TROUBLE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
+)
+_TEMPORARY = ".*.tmp"
+
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`; renamed onto it on success, deleted on any exception."""
+def atomic_path(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
+    """A temporary name beside `path`; renamed onto it on success, deleted on any exception.
+
+    What `path` was until then is renamed `keep`, if given: a kill between the two renames leaves
+    `keep` alone.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(descriptor)
     temporary = Path(name)
@@ -21,9 +31,29 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
+        if keep is not None and path.exists():
+            path.replace(keep)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(lock: Path) -> Iterator[bool]:
+    """Waits until no other process holds the file `lock`, then holds it; yields whether it does.
+
+    A process that is killed loses it. The lock is advisory, and there is none on Windows and on
+    some network file systems.
+    """
+    with lock.open("w") as handle:
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            is_held = True
+        except (ImportError, OSError):
+            is_held = False
+        yield is_held
 
 
 @contextmanager
@@ -57,6 +87,40 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_bytes(path: Path, contents: bytes) -> None:
+    """Appends `contents` to `path`: all of it or, where that raises OSError, nothing."""
+    left = memoryview(contents)
+    with path.open("ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            while left:  # a disk that fills up takes a part, and refuses the rest
+                left = left[file.write(left) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the temporary files of writers in `folder` that were killed.
+
+    For a folder that one process writes to: another's would go as well.
+    """
+    for leftover in folder.glob(_TEMPORARY):
+        leftover.unlink(missing_ok=True)
+
+
+def is_disk_trouble(error: OSError) -> bool:
+    """Whether a disk is full or failing, which no other argument would have prevented."""
+    return error.errno in _DISK_TROUBLE
+
+
+def free_space(folder: Path) -> str:
+    """What is free on the disk where `folder` is or would be, for a message."""
+    while not folder.exists():
+        folder = folder.parent
+    return f"{shutil.disk_usage(folder).free / 2**20:,.0f} MiB free"
+
+
 def claim_file(path: Path, *, overwrite: bool) -> Path:
     """Checks, before any work is done, that `path` can be written; makes its folder.
 
@@ -86,7 +150,8 @@ def _require_free(path: Path, overwrite: bool) -> None:
     """Raises UserError unless `path` is nothing, an empty folder, or one of ours to overwrite."""
     if path.exists() and not path.is_dir():
         raise UserError(f"out={path} is a file; give the name of a folder.")
-    if path.is_dir() and any(path.iterdir()):
+    # A task that was killed before its first file leaves a temporary one.
+    if path.is_dir() and not all(entry.match(_TEMPORARY) for entry in path.iterdir()):
         if not overwrite:
             raise UserError(
                 f"out={path} exists and is not empty; choose another name, or overwrite=true."

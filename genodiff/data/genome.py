@@ -1,9 +1,10 @@
 """`Genome`: a FASTA as one memory-mapped array of codes, a byte a base, shared by its readers.
 
-The text is encoded once. The codes go to a cache folder as `NAME-PATHHASH.CONTENTHASH.codes`, and
-`NAME-PATHHASH.json` says which records they hold and from which state of the FASTA they were made.
-The second file is the one that counts: it is written last, by a rename, so a build that is killed
-leaves a genome that is not there, never one that is wrong.
+The text is encoded once, into a cache folder. The codes of a FASTA are `SHA256.codes`, named by
+the contents of the file, so copies of it under several paths share them. `NAME-PATHHASH.json` says
+for one path which codes are its own, which records they hold, and from which state of the FASTA
+they were made. That file is the one that counts: it is written last, by a rename, so a build that
+is killed leaves a genome that is not there, never one that is wrong.
 """
 
 import contextlib
@@ -16,20 +17,27 @@ import os
 import re
 import uuid
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from genodiff.data.fasta import BLOCK_BYTES, SOFT_MASK, FastaRecord, encode_fasta
-from genodiff.errors import UserError
-from genodiff.files import write_text
+from genodiff.data.fasta import SOFT_MASK, FastaRecord, encode_fasta
+from genodiff.data.text_blocks import (
+    BLOCK_BYTES,
+    Compression,
+    compression_of,
+    text_blocks,
+    usable_threads,
+)
+from genodiff.errors import OutsideError, UserError
+from genodiff.files import exclusive, is_disk_trouble, write_text
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 _BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
@@ -48,8 +56,10 @@ class Genome:
     when it first needs them, and a `Genome` pickles.
 
     Opening compares size and modification time with those of the build; if they differ, the
-    contents' SHA-256 decides. Raises `UserError` for a FASTA that is missing, malformed, changed
-    since it was encoded (`reindex=True` encodes it anew), or contradicted by a `.fai` beside it.
+    contents' SHA-256 decides. A FASTA whose contents are in the cache under another path is not
+    encoded again. Raises `UserError` for a FASTA that is missing, malformed, changed
+    since it was encoded (`reindex=True` encodes it anew), or contradicted by a `.fai` beside it,
+    and `OutsideError` if the disk of the cache is full or fails.
     """
 
     def __init__(
@@ -126,11 +136,9 @@ class _GenomeCache:
 
     def open(self, *, reindex: bool) -> dict[str, Any]:
         """The index, from the cache if it is there and still true of the FASTA, else built."""
-        index = None if reindex else self._read()
+        index = None if reindex else self._read(self.index_path)
         if index is None:
-            with _exclusive(self.folder, self.name) as alone:
-                index = None if reindex else self._read()
-                return self._build(alone) if index is None else index
+            return self._make(reindex)
         stamp = _stamp(self.path)
         if stamp != {name: index["source"][name] for name in stamp}:
             if file_sha256(self.path) != index["source"]["sha256"]:
@@ -144,9 +152,10 @@ class _GenomeCache:
                 self._write_index(index)
         return index
 
-    def _read(self) -> dict[str, Any] | None:
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        """An index, if its codes are there."""
         try:
-            index = json.loads(self.index_path.read_text(encoding="utf-8"))
+            index = json.loads(path.read_text(encoding="utf-8"))
             n_bases = sum(FastaRecord(*record).length for record in index["records"])
             usable = (
                 index["format"] == FORMAT
@@ -156,13 +165,43 @@ class _GenomeCache:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _build(self, alone: bool) -> dict[str, Any]:
-        log.info("encoding %s into %s", self.path, self.folder)
-        if alone:
-            for leftover in self.folder.glob(f".{self.name}.*.tmp"):  # of a build that was killed
-                leftover.unlink(missing_ok=True)
+    def _make(self, reindex: bool) -> dict[str, Any]:
+        """One process at a time: those that want the same genome find it made."""
+        lock = self.folder / "building.lock"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+        except OSError as error:
+            raise UserError(
+                f"the cache folder {self.folder} cannot be written ({error.strerror}), and a "
+                "FASTA has to be encoded there once; give another folder with cache_dir=."
+            ) from error
+        with exclusive(lock) as alone:
+            index = None if reindex else self._read(self.index_path) or self._adopt()
+            if index is None:
+                index = self._build()
+                if alone:
+                    self._sweep()
+            return index
+
+    def _adopt(self) -> dict[str, Any] | None:
+        """The index of the same contents under another path, entered for this one."""
         before = _stamp(self.path)
-        temporary = self.folder / f".{self.name}.{uuid.uuid4().hex}.tmp"
+        indices = [self._read(path) for path in self.folder.glob("*.json")]
+        twins = [index for index in indices if index and index["source"]["size"] == before["size"]]
+        digest = file_sha256(self.path) if twins else None
+        for index in twins:
+            if index["source"]["sha256"] == digest:
+                log.info("%s is in %s already, as %s", self.path, self.folder, index["codes"])
+                index["source"].update(path=str(self.path.resolve()), **before)
+                self._write_index(index)
+                return index
+        return None
+
+    def _build(self) -> dict[str, Any]:
+        log.info("encoding %s into %s", self.path, self.folder)
+        before = _stamp(self.path)
+        temporary = self.folder / f".{uuid.uuid4().hex}.codes.tmp"
         try:
             with temporary.open("xb") as sink:
                 records, digest = _encode(self.path, sink)
@@ -172,21 +211,33 @@ class _GenomeCache:
                 raise UserError(
                     f"{self.path} changed while it was being read; wait until it is complete."
                 )
-            codes = f"{self.name}.{digest[:16]}.codes"
-            os.replace(temporary, self.folder / codes)
+            index = {
+                "format": FORMAT,
+                "source": {"path": str(self.path.resolve()), **before, "sha256": digest},
+                "codes": f"{digest}.codes",
+                "records": [list(record) for record in records],
+            }
+            os.replace(temporary, self.folder / index["codes"])
+            self._write_index(index)
+        except OSError as error:
+            if not is_disk_trouble(error):
+                raise
+            raise OutsideError(
+                f"{self.path} cannot be encoded into {self.folder} ({error.strerror}): a byte a "
+                "base is needed; make room, or give another folder with cache_dir=."
+            ) from error
         finally:
             temporary.unlink(missing_ok=True)
-        index = {
-            "format": FORMAT,
-            "source": {"path": str(self.path.resolve()), **before, "sha256": digest},
-            "codes": codes,
-            "records": [list(record) for record in records],
-        }
-        self._write_index(index)
-        for stale in self.folder.glob(f"{self.name}.*.codes"):
-            if stale.name != codes:
-                stale.unlink(missing_ok=True)
         return index
+
+    def _sweep(self) -> None:
+        """Deletes what builds that were killed left, and codes that belong to no path now."""
+        indices = [self._read(path) for path in self.folder.glob("*.json")]
+        in_use = {index["codes"] for index in indices if index}
+        for pattern in (".*.codes.tmp", f".{self.name}.json.*.tmp", f"{64 * '[0-9a-f]'}.codes"):
+            for path in self.folder.glob(pattern):
+                if path.name not in in_use:
+                    path.unlink(missing_ok=True)
 
     def _write_index(self, index: dict[str, Any]) -> None:
         write_text(self.index_path, json.dumps(index))
@@ -209,41 +260,31 @@ class _HashingReader(io.RawIOBase):
 
 def _encode(path: Path, sink: io.BufferedIOBase) -> tuple[list[FastaRecord], str]:
     """Write the codes of a FASTA to `sink`; its records, and the SHA-256 of the file on disk."""
+    compression = _compression(path)
     with path.open("rb", buffering=0) as raw:
         hashing = _HashingReader(raw)
         source = io.BufferedReader(hashing, BLOCK_BYTES)
-        if _is_gzip(path):
-            _log_compression(path)
-            try:
-                with gzip.GzipFile(fileobj=source, mode="rb") as text:
-                    records = encode_fasta(text, sink, str(path))
-            except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-                raise UserError(
-                    f"{path} is truncated or is not valid gzip ({error}); fetch or compress it "
-                    "again."
-                ) from error
-        else:
-            records = encode_fasta(source, sink, str(path))
-        while source.read(BLOCK_BYTES):
-            pass  # whatever follows the last record belongs to the file
-    return records, hashing.digest.hexdigest()
+        try:
+            with contextlib.closing(text_blocks(source, compression, usable_threads())) as blocks:
+                records = encode_fasta(blocks, sink, str(path))
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise UserError(
+                f"{path} is truncated or is not valid gzip ({error}); fetch or compress it again."
+            ) from error
+        return records, hashing.digest.hexdigest()
 
 
-def _is_gzip(path: Path) -> bool:
+def _compression(path: Path) -> Compression:
+    """How a file is compressed; what is noteworthy about that is logged."""
     with path.open("rb") as file:
-        return file.read(2) == b"\x1f\x8b"
-
-
-def _log_compression(path: Path) -> None:
-    """Say that a plain gzip file is converted, and warn of a bgzip file without its end marker."""
-    with path.open("rb") as file:
-        head = file.read(16)
+        compression = compression_of(file.read(18))
         file.seek(max(0, path.stat().st_size - len(_BGZF_END)))
         tail = file.read()
-    if head[3:4] != b"\x04" or head[12:14] != b"BC":
+    if compression == "gzip":
         log.info("%s is plain gzip, without random access: converted once into the cache", path)
-    elif tail != _BGZF_END:
+    elif compression == "bgzip" and tail != _BGZF_END:
         log.warning("%s lacks the end marker of bgzip: it may be truncated", path)
+    return compression
 
 
 def _existing_file(path: Path) -> Path:
@@ -279,29 +320,3 @@ def _check_fai(path: Path, records: tuple[FastaRecord, ...]) -> None:
             f"{fai} does not describe {path}: the FASTA changed after indexing, or the index is "
             "of another file; delete it or rebuild it with samtools faidx."
         )
-
-
-@contextlib.contextmanager
-def _exclusive(folder: Path, name: str) -> Iterator[bool]:
-    """Hold an advisory lock on a cache entry; yields whether it is held.
-
-    A process that is killed loses it. Without a lock (Windows, some network file systems) two
-    builders do the work twice, and the renames keep them apart.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / f"{name}.lock").open("w")
-    except OSError as error:
-        raise UserError(
-            f"the cache folder {folder} cannot be written ({error.strerror}), and a FASTA has to "
-            "be encoded there once; give another folder with cache_dir=."
-        ) from error
-    with handle:
-        try:
-            import fcntl
-
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            alone = True
-        except (ImportError, OSError):
-            alone = False
-        yield alone

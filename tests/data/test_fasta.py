@@ -4,16 +4,16 @@ import logging
 import numpy as np
 import pytest
 
-from genodiff.data import fasta
-from genodiff.data.fasta import SOFT_MASK, FastaRecord, encode_fasta
+from genodiff.data.fasta import SOFT_MASK, FastaRecord, encode_fasta, translate
 from genodiff.errors import UserError
 from tests.data.toys import fasta_text, ids_of, random_sequence
 
 
-def encode(text: str | bytes) -> tuple[list[FastaRecord], bytes]:
+def encode(text: str | bytes, block_bytes: int = 1 << 20) -> tuple[list[FastaRecord], bytes]:
     sink = io.BytesIO()
     data = text.encode() if isinstance(text, str) else text
-    return encode_fasta(io.BytesIO(data), sink, "toy.fa"), sink.getvalue()
+    blocks = (translate(data[i : i + block_bytes]) for i in range(0, len(data), block_bytes))
+    return encode_fasta(blocks, sink, "toy.fa"), sink.getvalue()
 
 
 def expected_codes(sequence: str) -> bytes:
@@ -23,13 +23,10 @@ def expected_codes(sequence: str) -> bytes:
 
 @pytest.mark.parametrize("block_bytes", [1, 2, 3, 7, 64, 1 << 24])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_codes_do_not_depend_on_where_blocks_end(
-    block_bytes: int, end: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_codes_do_not_depend_on_where_blocks_end(block_bytes: int, end: str) -> None:
     rng = np.random.default_rng(0)
     sequences = {f"chr{i}": random_sequence(n, rng) for i, n in enumerate((1, 59, 60, 61, 200))}
-    monkeypatch.setattr(fasta, "BLOCK_BYTES", block_bytes)
-    records, codes = encode(fasta_text(sequences, line_bases=13, end=end))
+    records, codes = encode(fasta_text(sequences, line_bases=13, end=end), block_bytes)
     assert [(r.name, r.length) for r in records] == [(n, len(s)) for n, s in sequences.items()]
     assert codes == b"".join(expected_codes(s) for s in sequences.values())
 

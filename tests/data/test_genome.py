@@ -1,4 +1,6 @@
+import errno
 import gzip
+import hashlib
 import json
 import logging
 import multiprocessing
@@ -9,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,7 @@ import pytest
 from Bio import bgzf
 
 from genodiff.data import Genome, default_cache_dir, genome
-from genodiff.errors import UserError
+from genodiff.errors import OutsideError, UserError
 from tests.data.toys import ids_of, random_sequence, write_fasta
 
 SEQUENCES = {
@@ -57,6 +60,7 @@ def test_bases_equal_those_of_pyfaidx(compression: str, end: str, tmp_path: Path
     elif compression == "gzip":
         path.write_bytes(gzip.compress(plain.read_bytes()))
     ours = Genome(path, cache_dir=tmp_path / "cache")
+    assert ours.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     rng = np.random.default_rng(1)
     with pyfaidx.Fasta(str(plain), as_raw=True) as oracle:
         for name in rng.choice(list(SEQUENCES), 200):
@@ -192,6 +196,69 @@ def test_a_changed_fasta_is_refused_until_reindexed(fasta: Path, cache: Path) ->
         before.fetch("chr1", 0, 1)
 
 
+def test_a_copy_is_neither_encoded_nor_stored_again(
+    fasta: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Genome(fasta, cache_dir=cache)
+    other = write_fasta(fasta.with_name("other.fa"), {"a": "ACGT"})
+    Genome(other, cache_dir=cache)
+    copy = fasta.with_name("copy.fa")
+    shutil.copy(fasta, copy)
+    with monkeypatch.context() as patched:
+        patched.setattr(genome, "encode_fasta", None)
+        for _ in range(2):
+            opened = Genome(copy, cache_dir=cache)
+            assert_holds(opened, SEQUENCES)
+            assert opened.path == copy
+    assert len(list(cache.glob("*.codes"))) == 2 and len(list(cache.glob("*.json"))) == 3
+    # Each path has its own state: the copy changes, and the codes of the first stay.
+    write_fasta(copy, {"a": "ACGT"})
+    with pytest.raises(UserError, match=r"copy\.fa: FASTA changed after indexing"):
+        Genome(copy, cache_dir=cache)
+    assert_holds(Genome(copy, cache_dir=cache, reindex=True), {"a": "ACGT"})
+    assert_holds(Genome(fasta, cache_dir=cache), SEQUENCES)
+    assert len(list(cache.glob("*.codes"))) == 2
+
+
+def test_files_of_one_size_are_told_apart_by_their_contents(fasta: Path, cache: Path) -> None:
+    Genome(fasta, cache_dir=cache)
+    changed = {**SEQUENCES, "chr1": SEQUENCES["chr1"].replace("A", "C")}
+    other = write_fasta(fasta.with_name("other.fa"), changed, line_bases=61)
+    assert other.stat().st_size == fasta.stat().st_size
+    assert_holds(Genome(other, cache_dir=cache), changed)
+    assert_holds(Genome(fasta, cache_dir=cache), SEQUENCES)
+
+
+def test_codes_of_no_path_are_deleted_by_the_next_build(fasta: Path, cache: Path) -> None:
+    Genome(fasta, cache_dir=cache)
+    next(cache.glob("*.json")).unlink()
+    strangers = cache / "mine.codes", cache / ".mine.tmp"
+    for stranger in strangers:
+        stranger.touch()
+    Genome(write_fasta(fasta.with_name("other.fa"), {"a": "ACGT"}), cache_dir=cache)
+    assert len(list(cache.glob("*.codes"))) == 2 and all(path.exists() for path in strangers)
+
+
+def test_a_full_disk_is_no_mistake_and_leaves_nothing(
+    fasta: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(number: int) -> Callable[..., None]:
+        def fail(*args: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    with monkeypatch.context() as patched:
+        patched.setattr(genome, "encode_fasta", fill(errno.ENOSPC))
+        with pytest.raises(OutsideError, match=r"toy\.fa cannot be encoded .*No space left.*room"):
+            Genome(fasta, cache_dir=cache)
+        patched.setattr(genome, "encode_fasta", fill(errno.ENXIO))
+        with pytest.raises(OSError, match="No such device"):
+            Genome(fasta, cache_dir=cache)
+    assert {path.name for path in cache.iterdir()} == {"building.lock"}
+    assert_holds(Genome(fasta, cache_dir=cache), SEQUENCES)
+
+
 def test_a_touched_fasta_is_the_same_fasta(fasta: Path, cache: Path) -> None:
     Genome(fasta, cache_dir=cache)
     os.utime(fasta, ns=(1, 1))
@@ -270,8 +337,7 @@ def test_a_killed_build_leaves_nothing_that_is_used(
     fatal_rename: int, fasta: Path, cache: Path
 ) -> None:
     # The codes are renamed first and the index last; the process dies just before one of them.
-    # Only
-    # the modules needed are loaded, under their own names, so that this does not wait for torch.
+    # Only the modules needed are loaded, under their own names, so as not to wait for torch.
     script = f"""
         import os, signal, sys, types
         package = types.ModuleType("genodiff.data")
@@ -310,9 +376,12 @@ def _open_and_read(arguments: tuple[Path, Path]) -> list[int]:
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_concurrent_builders_agree(fasta: Path, cache: Path) -> None:
+    copy = fasta.with_name("copy.fa")
+    shutil.copy(fasta, copy)
     with multiprocessing.get_context("fork").Pool(4) as pool:
         for _ in range(5):
             shutil.rmtree(cache, ignore_errors=True)
-            for read in pool.map(_open_and_read, [(fasta, cache)] * 8, chunksize=1):
+            jobs = [(fasta, cache), (copy, cache)] * 4
+            for read in pool.map(_open_and_read, jobs, chunksize=1):
                 assert read == ids_of(SEQUENCES["chr1"]).tolist()
-            assert len(final_files(cache)) == 2
+            assert len(final_files(cache)) == 3  # two paths, one genome
