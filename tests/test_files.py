@@ -1,12 +1,22 @@
 """Writing results: whole or not at all, and never over something else."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
 
 from genodiff.errors import UserError
-from genodiff.files import atomic_folder, atomic_path, claim_file, claim_folder, write_text
+from genodiff.files import (
+    append_bytes,
+    atomic_folder,
+    atomic_path,
+    claim_file,
+    claim_folder,
+    free_space,
+    remove_leftovers,
+    write_text,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -16,6 +26,46 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
         temporary.write_text("half")
         raise RuntimeError
     assert target.read_text() == "old" and list(tmp_path.iterdir()) == [target]
+
+
+def test_the_file_before_is_kept_where_asked(tmp_path: Path) -> None:
+    target, before = tmp_path / "a.txt", tmp_path / "b.txt"
+    for text in ("1", "2", "3"):
+        with atomic_path(target, keep=before) as temporary:
+            temporary.write_text(text)
+    assert (target.read_text(), before.read_text()) == ("3", "2")
+    with pytest.raises(RuntimeError), atomic_path(target, keep=before):
+        raise RuntimeError
+    assert (target.read_text(), before.read_text()) == ("3", "2")
+    assert sorted(tmp_path.iterdir()) == [target, before]
+
+
+def test_what_is_appended_is_there_in_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "a.csv"
+    append_bytes(target, b"1,2\n")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6, limits[1]))  # room for a half of what comes
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            append_bytes(target, b"3,4\n")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert target.read_bytes() == b"1,2\n"
+    append_bytes(target, b"3,4\n")
+    assert target.read_bytes() == b"1,2\n3,4\n"
+
+
+def test_leftovers_of_a_killed_writer_are_removed_and_in_nobodys_way(tmp_path: Path) -> None:
+    killed = atomic_path(tmp_path / "a.txt")
+    assert killed.__enter__().exists()
+    assert claim_folder(tmp_path, overwrite=False) == tmp_path
+    (tmp_path / "a.txt").touch()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_free_space_is_that_of_the_disk_where_a_folder_would_be(tmp_path: Path) -> None:
+    assert free_space(tmp_path / "none" / "deeper").endswith(" MiB free")
 
 
 def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path: Path) -> None:

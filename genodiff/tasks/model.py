@@ -148,7 +148,7 @@ def checkpoint_file(path: Path) -> Path:
     """The `.ckpt` that `checkpoint=path` means."""
     if not path.is_dir():
         return path
-    for name in ("best.ckpt", "last.ckpt"):
+    for name in ("best.ckpt", "last.ckpt", "previous.ckpt"):
         if (path / "checkpoints" / name).is_file():
             return path / "checkpoints" / name
     raise UserError(

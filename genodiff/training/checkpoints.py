@@ -1,35 +1,74 @@
-"""Checkpoints that are whole or absent, and hold nothing but tensors and plain values.
+"""Checkpoints that are whole or known not to be, and hold nothing but tensors and plain values.
 
-`last.ckpt` resumes a run; `best.ckpt` holds the weights of the best validation so far.
+`last.ckpt` resumes a run; `previous.ckpt` is the one before; `best.ckpt` holds the weights of the
+best validation so far.
+
+**Whole.** torch.load notices few damaged bytes: it does not compare the checksums inside its zip
+archives. So the archive's comment, which ends the file, is the SHA-256 of all before it, and every
+reader compares. It is part of the file, hence as atomic as the file is; an archive without any
+comment, as torch.save leaves it and genodiff 0.1 wrote it, is read unverified.
+
+**Two.** A new checkpoint is written to a temporary name and synchronised; then `last.ckpt` is
+renamed `previous.ckpt`, and the new one `last.ckpt`. A kill before the first rename leaves the old
+two; one between them leaves `previous.ckpt`, which is then the newest; and the next writer deletes
+the temporary file that was left.
+
+**Resuming** takes the first whole one of the two. A damaged `last.ckpt` is set aside as
+`damaged.ckpt`, so that it does not push the whole one out.
+
+**A full disk** fails a checkpoint, not the run: the due one after it is the next attempt. Only the
+last checkpoint, at the end or when asked to stop, has none: then `OutsideError`.
 """
 
+import contextlib
+import hashlib
+import logging
 import math
-import pickle
+import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
 from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from genodiff.errors import UserError
-from genodiff.files import atomic_path
+from genodiff.errors import OutsideError, UserError
+from genodiff.files import atomic_path, free_space, remove_leftovers
 from genodiff.training.generative import GenerativeModule
+
+log = logging.getLogger(__name__)
+
+LAST, PREVIOUS, BEST, DAMAGED = "last.ckpt", "previous.ckpt", "best.ckpt", "damaged.ckpt"
+
+_LABEL = b"genodiff sha256 "
+_SEAL_BYTES = len(_LABEL) + hashlib.sha256().digest_size * 2
+_ZIP_END, _ZIP_END_BYTES = b"PK\5\6", 22
+"""The last record of a zip archive; its last two bytes are the length of the comment after it."""
+_BLOCK_BYTES = 1 << 20
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary name and renames, so that a kill leaves the old file or the new
-    one."""
+    """Writes sealed files under a temporary name and renames, so that a kill leaves the old file
+    or the new one."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Saves `checkpoint` at `path`."""
+        """Saves `checkpoint` at `path`; where that is `last.ckpt`, the one before is kept.
+
+        Raises OSError where the disk refuses; what was there is then still there.
+        """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target) as temporary:
-            torch.save(checkpoint, temporary)
+        remove_leftovers(target.parent)
+        keep = target.with_name(PREVIOUS) if target.name == LAST else None
+        with atomic_path(target, keep=keep) as temporary:
+            _write(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """`read_checkpoint`."""
+        return read_checkpoint(Path(path))
 
 
 class Checkpoints(lightning.Callback):
@@ -43,13 +82,20 @@ class Checkpoints(lightning.Callback):
     def __init__(self, folder: Path, every: int) -> None:
         self.folder, self.every = folder, every
         self.best = math.inf
-        self.saved_step = -1
 
     def consider(self, trainer: Trainer, nats_per_token: float) -> None:
         """Keeps the present weights as the best if `nats_per_token` is the lowest so far."""
-        if nats_per_token < self.best:
+        if nats_per_token >= self.best:
+            return
+        failure = self._save(trainer, BEST, weights_only=True)
+        if failure is None:
             self.best = nats_per_token
-            trainer.save_checkpoint(self.folder / "best.ckpt", weights_only=True)
+        else:
+            log.warning(
+                "step %d: these are the best weights so far, but %s. Training goes on.",
+                trainer.global_step,
+                failure,
+            )
 
     def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
         self,
@@ -59,13 +105,25 @@ class Checkpoints(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Saves at the due steps, at the last one, and when the run is asked to stop."""
-        if not pl_module.stepped:
-            return
+        """Saves at the due steps, at the last one, and when the run is asked to stop.
+
+        Raises OutsideError if the last of them cannot be written.
+        """
         step = trainer.global_step
-        if step % self.every == 0 or step == pl_module.max_steps or trainer.should_stop:
-            trainer.save_checkpoint(self.folder / "last.ckpt")
-            self.saved_step = step
+        ends = step == pl_module.max_steps or trainer.should_stop
+        if not ends and step % self.every:
+            return
+        failure = self._save(trainer, LAST)
+        if failure is None:
+            return
+        if ends:
+            raise OutsideError(f"step {step}: {failure}.")
+        log.warning(
+            "step %d: %s. Training goes on; the next attempt is at step %d.",
+            step,
+            failure,
+            min(step + self.every, pl_module.max_steps),
+        )
 
     def state_dict(self) -> dict[str, float]:
         """The best score so far."""
@@ -74,6 +132,61 @@ class Checkpoints(lightning.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the best score so far."""
         self.best = state_dict["best"]
+
+    def _save(self, trainer: Trainer, name: str, *, weights_only: bool = False) -> str | None:
+        """Saves the file `name`. Returns on every rank what kept the writing one from it."""
+        failure = None
+        try:
+            trainer.save_checkpoint(self.folder / name, weights_only=weights_only)
+        except OSError as error:
+            trainer.strategy.barrier()  # where the other ranks wait for a save to end
+            reason = error.strerror or str(error)
+            failure = f"{name} cannot be written ({reason}; {free_space(self.folder)})"
+        return trainer.strategy.broadcast(failure)
+
+
+class Resumable(NamedTuple):
+    """A checkpoint to go on from."""
+
+    path: Path
+    step: int
+
+
+def newest_checkpoint(folder: Path) -> Resumable | None:
+    """The newest whole checkpoint in `folder` to go on from; None where there was none yet.
+
+    A damaged `last.ckpt` is renamed `damaged.ckpt`, and the log says so. Raises UserError if
+    there are damaged ones only.
+    """
+    damaged: list[str] = []
+    for path in (folder / LAST, folder / PREVIOUS):
+        if not path.exists():
+            continue
+        try:
+            found = Resumable(path, int(_contents(path)["global_step"]))
+        except _UnreadableError as error:
+            damaged.append(f"{path.name} ({error})")
+            continue
+        if damaged:
+            # Not there if another process of this run was first.
+            with contextlib.suppress(FileNotFoundError):
+                (folder / LAST).replace(folder / DAMAGED)
+            log.warning(
+                "%s cannot be read: going on from step %d of %s. The damaged file is %s now.",
+                f"{folder}/{damaged[0]}",
+                found.step,
+                PREVIOUS,
+                DAMAGED,
+            )
+        return found
+    if damaged:
+        best = folder / BEST
+        with_best = f" with init={best}, the best weights without their optimizer" * best.exists()
+        raise UserError(
+            f"no checkpoint in {folder} can be read: {', '.join(damaged)}; start a new run"
+            f"{with_best}, or copy them here again."
+        )
+    return None
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -85,25 +198,65 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint={path} does not exist; give a run folder or a .ckpt file.")
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        ValueError,
-        KeyError,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = str(error).strip().split("\n")[0][:120]
+        return _contents(path)
+    except _UnreadableError as error:
+        names = (name for name in (BEST, LAST, PREVIOUS) if name != path.name)
+        others = ", ".join(name for name in names if path.with_name(name).is_file())
+        beside = f" Beside it: {others}." if others else ""
         raise UserError(
-            f"checkpoint={path} cannot be read ({reason}); it is damaged or not a genodiff "
-            f"checkpoint. Published weights are converted first: genodiff convert source={path} "
-            "out=DIR."
-        ) from error
-    if not isinstance(contents, dict) or "genodiff" not in contents:
-        raise UserError(
-            f"checkpoint={path} was not written by genodiff train; give a run folder, its .ckpt, "
-            f"or a model folder. Published weights are converted first: genodiff convert "
+            f"checkpoint={path} cannot be read ({error}); it is damaged or not a genodiff "
+            f"checkpoint.{beside} Published weights are converted first: genodiff convert "
             f"source={path} out=DIR."
-        )
+        ) from error
+
+
+class _UnreadableError(Exception):
+    """Why a file is no whole checkpoint of genodiff."""
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    """Writes the archive, then its comment: the SHA-256 of all before it."""
+    with path.open("w+b") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as error:
+            # What torch meets when it ends the archive that the disk did not take.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.seek(-2, os.SEEK_END)
+        file.write(_SEAL_BYTES.to_bytes(2, "little"))
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.write(_LABEL + digest.encode())
+
+
+def _contents(path: Path) -> dict[str, Any]:
+    """The contents of a whole checkpoint. Raises _UnreadableError for any other file."""
+    try:
+        _require_whole(path)
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file may fail in any way
+        raise _UnreadableError(str(error).strip().split("\n")[0][:120]) from error
+    if not isinstance(contents, dict) or "genodiff" not in contents:
+        raise _UnreadableError("it was not written by genodiff train")
     return contents
+
+
+def _require_whole(path: Path) -> None:
+    """Raises ValueError unless `path` is as it was written, as far as that can be known."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _SEAL_BYTES))
+        end = file.read()
+        if end[-_ZIP_END_BYTES:].startswith(_ZIP_END) and end.endswith(b"\0\0"):
+            return  # an archive without a comment
+        if not end.startswith(_LABEL):
+            raise ValueError("its end is missing")
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - _SEAL_BYTES
+        while left and (block := file.read(min(left, _BLOCK_BYTES))):
+            digest.update(block)
+            left -= len(block)
+    if digest.hexdigest().encode() != end[len(_LABEL) :]:
+        raise ValueError("its SHA-256 is not the one it was written with")

@@ -6,16 +6,20 @@ leaves the same bytes as an uninterrupted one.
 """
 
 import csv
+import io
+import logging
 import math
 from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from lightning import Trainer
 
-from genodiff.files import atomic_path
+from genodiff.errors import OutsideError
+from genodiff.files import append_bytes, atomic_path
 from genodiff.training.generative import GenerativeModule
+
+log = logging.getLogger(__name__)
 
 COLUMNS: tuple[str, ...] = (
     "step",
@@ -29,26 +33,26 @@ COLUMNS: tuple[str, ...] = (
 )
 
 
-class DivergedError(RuntimeError):
-    """The training loss is no longer a finite number."""
-
-
 class RunLog(lightning.Callback):
     """Writes a `train` row every `every` steps: the mean over the steps since the row before.
+
+    Rows that a full disk does not take wait for the next one, also in checkpoints.
 
     Args:
         path: the CSV file.
         every: optimizer steps between rows.
-        resume_step: None starts a new file; a step keeps the rows up to it and goes on.
     """
 
-    def __init__(self, path: Path, every: int, resume_step: int | None) -> None:
+    def __init__(self, path: Path, every: int) -> None:
         self.path, self.every = path, every
         self.tokens = 0
-        # Sums stay on the device of the loss until a row is due: no wait for the GPU at every
-        # step.
-        self._nats = self._weight = torch.zeros((), dtype=torch.float64)
-        _truncate(path, resume_step or 0)
+        self._nats = self._weight = 0.0
+        self._waiting = ""
+
+    def on_train_start(self, trainer: Trainer, pl_module: lightning.LightningModule) -> None:
+        """Starts the file; of a run that is gone on with, keeps the rows up to its checkpoint."""
+        if trainer.is_global_zero:
+            _truncate(self.path, trainer.global_step)
 
     def on_train_batch_end(  # type: ignore[override]  # narrower types than Lightning's
         self,
@@ -58,22 +62,22 @@ class RunLog(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Adds the micro-batch; at the end of an optimizer step, writes the row if it is due."""
-        self._nats = self._nats.to(outputs["nats"].device) + outputs["nats"]
-        self._weight = self._weight.to(outputs["weight"].device) + outputs["weight"]
-        self.tokens += batch.tokens.numel() * trainer.world_size
+        """Adds the step, and writes the row if it is due."""
+        self._nats += float(outputs["nats"])
+        self._weight += float(outputs["weight"])
+        self.tokens += batch.tokens.numel()
         step = trainer.global_step
-        if pl_module.stepped and (step % self.every == 0 or step == pl_module.max_steps):
-            nats, weight = self._sums()
-            self.write(
-                trainer,
-                "train",
-                # Weight 0 (nothing but N since the last row) has no mean.
-                nats / weight if weight else math.nan,
-                learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
-                gradient_norm=float(pl_module.gradient_norm),
-            )
-            self._nats, self._weight = torch.zeros_like(self._nats), torch.zeros_like(self._weight)
+        if step % self.every and step != pl_module.max_steps:
+            return
+        self.write(
+            trainer,
+            "train",
+            # Weight 0 (nothing but N since the last row) has no mean.
+            self._nats / self._weight if self._weight else math.nan,
+            learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
+            gradient_norm=float(pl_module.gradient_norm),
+        )
+        self._nats = self._weight = 0.0
 
     def write(self, trainer: Trainer, split: str, nats: float, **columns: float) -> None:
         """Appends a row to the file and sends it to the attached loggers."""
@@ -87,34 +91,54 @@ class RunLog(lightning.Callback):
         }
         if not trainer.is_global_zero:
             return
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow({key: _digits(row[key]) for key in row})
+        line = io.StringIO(newline="")
+        csv.DictWriter(line, COLUMNS).writerow({key: _digits(row[key]) for key in row})
+        self._waiting += line.getvalue()
+        self._append(trainer)
         numbers = {
             f"{split}/{key}": row[key] for key in ("nats_per_token", "perplexity", *columns)
         }
         for logger in trainer.loggers:
             logger.log_metrics({**numbers, "tokens": self.tokens}, step=trainer.global_step)
 
-    def state_dict(self) -> dict[str, float]:
-        """The unfinished mean and the tokens seen; refuses to be saved once the loss has
-        diverged."""
-        nats, weight = self._sums()
-        return {"nats": nats, "weight": weight, "tokens": self.tokens}
+    def on_fit_end(self, trainer: Trainer, pl_module: lightning.LightningModule) -> None:
+        """The last attempt for rows that wait. Raises OutsideError if it fails."""
+        if not self._waiting or not trainer.is_global_zero:
+            return
+        self._append(trainer)
+        if self._waiting:
+            raise OutsideError(f"{self.path} lacks its last rows, which the disk did not take.")
+
+    def state_dict(self) -> dict[str, Any]:
+        """The unfinished mean, the tokens seen, the rows that wait."""
+        return {
+            "nats": self._nats,
+            "weight": self._weight,
+            "tokens": self.tokens,
+            "waiting": self._waiting,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where `state_dict` stood."""
-        self._nats = torch.tensor(state_dict["nats"], dtype=torch.float64)
-        self._weight = torch.tensor(state_dict["weight"], dtype=torch.float64)
+        self._nats, self._weight = state_dict["nats"], state_dict["weight"]
         self.tokens = state_dict["tokens"]
+        waiting = state_dict.get("waiting", "")
+        # They may have been written after the checkpoint was.
+        written = self.path.read_bytes() if self.path.exists() else b""
+        self._waiting = "" if waiting.encode() in written else waiting
 
-    def _sums(self) -> tuple[float, float]:
-        nats, weight = float(self._nats), float(self._weight)
-        if not math.isfinite(nats):
-            raise DivergedError(
-                f"the loss is {nats} before token {self.tokens:,}; the last checkpoint is kept. "
-                "Lower optimizer.lr, or look at the data."
-            )
-        return nats, weight
+    def _append(self, trainer: Trainer) -> None:
+        try:
+            append_bytes(self.path, self._waiting.encode())
+            self._waiting = ""
+        except OSError as error:
+            if self._waiting.count("\n") == 1:  # once, for as long as it lasts
+                log.warning(
+                    "step %d: %s takes no row (%s); training goes on, and the rows wait.",
+                    trainer.global_step,
+                    self.path,
+                    error.strerror,
+                )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
