@@ -1,9 +1,10 @@
-"""Datasets to loaders: which windows make up batch number i, on every rank, from any point on.
+"""Datasets to loaders: which windows make up batch number i, from any point on.
 
 Training sees one endless stream of samples. Sample j is window `permutation_e(j mod n)` in epoch e
 = j // n, and batch i holds samples [i b, (i+1) b): arithmetic, with no state but i. So a run that
-resumes at batch i sees what it would have seen, an epoch ends inside a batch without dropping or
-repeating a window, and the batch is cut into ranks, not drawn by them.
+resumes at batch i sees what it would have seen, and an epoch ends inside a batch without dropping
+or repeating a window. A batch is that of an optimizer step, over all processes; each of them reads
+all of it, and training cuts it into shares.
 """
 
 import signal
@@ -57,6 +58,10 @@ class TokenDataset(Protocol):
 
     def collate(self, codes: Any, /) -> TokenBatch: ...
 
+    def locate(self, keys: Any, /) -> Sequence[object]:
+        """Where the items of these keys were read: what `str` makes of it is for people."""
+        ...
+
     @property
     def cluster_ids(self) -> Int64[np.ndarray, "n"]: ...
 
@@ -71,9 +76,9 @@ class TokenDataset(Protocol):
 class SequenceData:
     """The train, valid and test sets of one task, and their loaders.
 
-    `batch_size` is the whole batch, over all ranks. `source` (say, paths and checksums) becomes
-    part of `describe()`. A set may be None; asking for it then raises `UserError` with `missing`,
-    a sentence on what there is instead.
+    `batch_size` is the batch of an optimizer step, over all processes. `source` (say, paths and
+    checksums) becomes part of `describe()`. A set may be None; asking for it then raises
+    `UserError` with `missing`, a sentence on what there is instead.
     """
 
     def __init__(
@@ -124,20 +129,14 @@ class SequenceData:
             )
         return dataset
 
-    def train_loader(
-        self, first_batch: int = 0, rank: int = 0, world_size: int = 1
-    ) -> DataLoader[TokenBatch]:
-        """An endless stream of batches, from number `first_batch` on; this rank's part of each."""
-        if self.batch_size % world_size:
-            raise UserError(
-                f"batch_size={self.batch_size} does not divide into {world_size} processes; give "
-                "a multiple."
-            )
-        dataset = self.dataset("train")
-        batches = TrainBatches(
-            len(dataset), self.batch_size, self.seed, first_batch, rank, world_size
-        )
-        return self._loader(dataset, batches)
+    def train_loader(self, first_batch: int = 0) -> DataLoader[TokenBatch]:
+        """An endless stream of batches, from number `first_batch` on."""
+        return self._loader(self.dataset("train"), self._train_batches(first_batch))
+
+    def locate_batch(self, batch: int) -> list[str]:
+        """Where the sequences of training batch number `batch` lie, in its order."""
+        keys = self._train_batches(batch).keys(batch)
+        return [str(place) for place in self.dataset("train").locate(keys)]
 
     def eval_loader(
         self,
@@ -171,6 +170,9 @@ class SequenceData:
         }
         return {**self._source, "length": self.length, "splits": splits}
 
+    def _train_batches(self, first_batch: int) -> "TrainBatches":
+        return TrainBatches(len(self.dataset("train")), self.batch_size, self.seed, first_batch)
+
     def _loader(self, dataset: TokenDataset, batches: Sampler[Keys]) -> DataLoader[TokenBatch]:
         # A loader draws a seed for its workers at each start: from a generator of its own, or it
         # would move torch's global one, and a resumed run would not equal the uninterrupted one.
@@ -186,14 +188,10 @@ class SequenceData:
 
 @final
 class TrainBatches(Sampler[Keys]):
-    """The keys (epoch, index) of one rank's part of each training batch, without end."""
+    """The keys (epoch, index) of each training batch, without end."""
 
-    def __init__(
-        self, n: int, batch_size: int, seed: int, first_batch: int, rank: int, world_size: int
-    ):
+    def __init__(self, n: int, batch_size: int, seed: int, first_batch: int):
         self.n, self.batch_size, self.seed, self.first_batch = n, batch_size, seed, first_batch
-        share = batch_size // world_size
-        self.part = np.arange(rank * share, (rank + 1) * share)
 
     def __iter__(self) -> Iterator[Keys]:
         batch = self.first_batch
@@ -203,7 +201,8 @@ class TrainBatches(Sampler[Keys]):
 
     def keys(self, batch: int) -> Keys:
         """The keys of batch number `batch`."""
-        epoch, position = np.divmod(batch * self.batch_size + self.part, self.n)
+        samples = batch * self.batch_size + np.arange(self.batch_size)
+        epoch, position = np.divmod(samples, self.n)
         index = np.empty_like(position)
         for e in np.unique(epoch):
             here = epoch == e
@@ -229,8 +228,10 @@ class EvalBatches(Sampler[Keys]):
 
 
 def _ignore_interrupts(worker: int) -> None:
-    # Ctrl-C reaches the whole group of processes; what to do about it is for the main one to say.
+    # Ctrl-C, and the SIGTERM of a scheduler, reach all processes; what to do about them is for the
+    # main one to say. It ends a worker that it cannot do without by a second SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
 
 
 def _spread(n: int, most: int | None) -> Int64[np.ndarray, "m"]:

@@ -1,7 +1,7 @@
 """Several sources of data as one: genomes of several species, say."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, final
 
 import numpy as np
@@ -91,14 +91,10 @@ class Pooled:
 
     def __getitems__(self, keys: Keys, /) -> list[Items]:
         """The items of a batch of keys (epoch, index)."""
-        part_of = np.searchsorted(self._ends, keys[:, 1], side="right")
-        batch = []
-        for part in np.unique(part_of):
-            rows = np.flatnonzero(part_of == part)
-            first = self._ends[part] - len(self.sets[part])
-            own = keys[rows] - np.array([0, first])
-            batch.append(Items(int(part), rows, self.sets[part].__getitems__(own)))
-        return batch
+        return [
+            Items(part, rows, self.sets[part].__getitems__(own))
+            for part, rows, own in self._by_part(keys)
+        ]
 
     def collate(self, batch: list[Items], /) -> TokenBatch:
         """Tokens, weights and labels, in the order of the keys."""
@@ -113,6 +109,14 @@ class Pooled:
             torch.cat([part.weights for part in parts])[order],
             labels,
         )
+
+    def locate(self, keys: Keys, /) -> list[str]:
+        """Where the items of these keys were read: the number of the part, and what it says."""
+        places = [""] * len(keys)
+        for part, rows, own in self._by_part(keys):
+            for row, place in zip(rows, self.sets[part].locate(own), strict=True):
+                places[row] = f"part {part}, {place}"
+        return places
 
     @property
     def cluster_ids(self) -> Int64[np.ndarray, "n"]:
@@ -130,3 +134,11 @@ class Pooled:
     def describe(self) -> dict[str, Any]:
         """How many items there are; each part is described by itself."""
         return {"windows": len(self)}
+
+    def _by_part(self, keys: Keys) -> Iterator[tuple[int, Int64[np.ndarray, "m"], Keys]]:
+        """Each part that is asked, which rows of the batch are its, and its own keys of them."""
+        part_of = np.searchsorted(self._ends, keys[:, 1], side="right")
+        for part in np.unique(part_of).tolist():
+            rows = np.flatnonzero(part_of == part)
+            first = self._ends[part] - len(self.sets[part])
+            yield part, rows, keys[rows] - np.array([0, first])

@@ -126,14 +126,7 @@ class TextChunks:
 
     def __getitems__(self, keys: Keys, /) -> Int64[np.ndarray, "b l"]:
         """The tokens of the chunks of these keys, (epoch, index)."""
-        epoch, index = keys.T
-        start = self._starts[index]
-        if self.jitter:
-            last = np.maximum(start, len(self.tokens) - self.length)  # of a chunk without padding
-            low = np.maximum(0, start - self.jitter)
-            high = np.minimum(last, start + self.jitter)
-            start = low + integers_below(high - low + 1, self.seed, Stream.JITTER, epoch, index)
-        place = start[:, None] + np.arange(self.length)
+        place = self._read_at(keys)[:, None] + np.arange(self.length)
         inside = place < len(self.tokens)
         tokens = self.tokens[place * inside].astype(np.int64)
         tokens[~inside] = self.tokenizer.pad_id
@@ -144,11 +137,16 @@ class TextChunks:
         weights = (tokens != self.tokenizer.pad_id).astype(np.float32)
         return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(weights))
 
+    def locate(self, keys: Keys, /) -> list[str]:
+        """Where the chunks of these keys begin: the document and the token, each from 0."""
+        start = self._read_at(keys)
+        places = zip(self._documents_at(start), start, strict=True)
+        return [f"document {document}, token {token}" for document, token in places]
+
     @property
     def cluster_ids(self) -> Int64[np.ndarray, "n"]:
         """The document in which each chunk begins."""
-        document = np.searchsorted(self.documents, self._starts, side="right") - 1
-        return np.maximum(document, 0)  # white space before the first counts as part of it
+        return self._documents_at(self._starts)
 
     def plain(self) -> "TextChunks":
         """The same chunks where they were cut."""
@@ -161,6 +159,21 @@ class TextChunks:
             "tokens": len(self.tokens),
             "documents": len(self.documents),
         }
+
+    def _read_at(self, keys: Keys) -> Int64[np.ndarray, "b"]:
+        """The first token of each chunk."""
+        epoch, index = keys.T
+        start = self._starts[index]
+        if self.jitter:
+            last = np.maximum(start, len(self.tokens) - self.length)  # of a chunk without padding
+            low = np.maximum(0, start - self.jitter)
+            high = np.minimum(last, start + self.jitter)
+            start = low + integers_below(high - low + 1, self.seed, Stream.JITTER, epoch, index)
+        return start
+
+    def _documents_at(self, start: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
+        document = np.searchsorted(self.documents, start, side="right") - 1
+        return np.maximum(document, 0)  # white space before the first counts as part of it
 
 
 class Text(NamedTuple):

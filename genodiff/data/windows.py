@@ -33,6 +33,9 @@ class Window(NamedTuple):
     strand: Literal["+", "-"]
     bed_row: int
 
+    def __str__(self) -> str:
+        return f"{self.chrom}:{self.start}-{self.end}({self.strand})"
+
 
 @final
 class GenomeWindows(Dataset):

@@ -6,7 +6,7 @@ module, data and evaluation do not know the difference.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -127,18 +127,26 @@ class CausalModel(nn.Module):
         return x if self.first_is_given else F.pad(x, (1, 0), value=self.mask_id)
 
 
+class Nothing(NamedTuple):
+    """What is random in an exact likelihood."""
+
+
 @dataclass(frozen=True)
-class NextToken(Objective):
-    """-log p(x_i | x_<i) of a `CausalModel` at every token that it scores. Nothing is random."""
+class NextToken(Objective[Nothing]):
+    """-log p(x_i | x_<i) of a `CausalModel` at every token that it scores."""
 
     kind = "exact"
 
-    def __call__(
+    def draw(
+        self, model: nn.Module, x0: Int[Tensor, "b l"], *, generator: Generator | None
+    ) -> Nothing:
+        return Nothing()
+
+    def nats(
         self,
         model: nn.Module,
         x0: Int[Tensor, "b l"],
-        *,
-        generator: Generator | None,
+        drawn: Nothing,
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l"]:
         if not isinstance(model, CausalModel):

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from genodiff.diffusion.denoiser import Denoiser
-from genodiff.diffusion.objective import ScoreEntropy, TimedObjective
+from genodiff.diffusion.objective import Noised, ScoreEntropy, TimedObjective
 from genodiff.diffusion.process import (
     LOG_ZERO,
     TINY,
@@ -20,7 +20,7 @@ from genodiff.diffusion.process import (
     resolve_data_ids,
 )
 from genodiff.diffusion.schedule import NoiseSchedule
-from genodiff.diffusion.times import AntitheticTimes, Times, uniforms
+from genodiff.diffusion.times import AntitheticTimes, Times
 
 
 class LearnedAbsorbing(nn.Module, Masking):
@@ -187,23 +187,29 @@ class LearnedNelbo(TimedObjective):
     ) -> Float[Tensor, "b l"]:
         return ScoreEntropy(self.times, self.ends).at(model, x0, x_t, t, condition)
 
-    def __call__(
+    @torch.no_grad()
+    def draw(
+        self, model: Denoiser, x0: Int[Tensor, "b l"], *, generator: Generator | None
+    ) -> Noised:
+        """Two corruptions of every row: x_t is (b, 2, l)."""
+        first, t, weight = super().draw(model, x0, generator=generator)
+        second = model.process.corrupt(x0, t, generator=generator)
+        return Noised(torch.stack([first, second], dim=1), t, weight)
+
+    def nats(
         self,
         model: Denoiser,
         x0: Int[Tensor, "b l"],
-        *,
-        generator: Generator | None,
+        drawn: Noised,
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l"]:
         process = model.process
         if not isinstance(process, LearnedAbsorbing):
             raise TypeError(f"LearnedNelbo trains a LearnedAbsorbing process, not {process!r}.")
-        u = uniforms(len(x0), self.stratified, generator=generator, device=x0.device)
-        x_t, t, weight = self.noise(model, x0, u, generator=generator)
-        pair = (x_t, process.corrupt(x0, t, generator=generator))
+        pair, t = drawn.x_t.unbind(1), drawn.t
         nats = [self.at(model, x0, one, t, condition) for one in pair]
         log_q = [process.log_probability(one, x0, t).to(nats[0].dtype) for one in pair]
         advantage = (nats[0] - nats[1]).sum(-1, keepdim=True).detach() / 2
         credit = advantage * (log_q[0] - log_q[1])
         mean = (nats[0] + nats[1]) / 2 + (credit - credit.detach())
-        return mean * weight.to(mean.dtype)
+        return mean * drawn.weight.to(mean.dtype)

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 from genodiff.diffusion.denoiser import NetworkDenoiser
 from genodiff.diffusion.objective import Objective, spread
 from genodiff.diffusion.parameterization import Mean
-from genodiff.diffusion.process import Absorbing, absorbing
+from genodiff.diffusion.process import absorbing
 from genodiff.errors import UserError
 
 _MASKED, _REPLACED = 0.8, 0.1
@@ -32,7 +32,7 @@ class Draws(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MaskedLM(Objective):
+class MaskedLM(Objective[Draws]):
     """Cross-entropy of the chosen tokens: a training loss, no bound of the likelihood.
 
     Each data token is chosen with `probability`; of those, 80 % become the mask, 10 % a token
@@ -67,24 +67,12 @@ class MaskedLM(Objective):
                 "tokens."
             )
 
-    def __call__(
-        self,
-        model: nn.Module,
-        x0: Int[Tensor, "b l"],
-        *,
-        generator: Generator | None,
-        condition: Tensor | None = None,
-    ) -> Float[Tensor, "b l"]:
-        denoiser = _checked(model)
-        process = absorbing(denoiser.process, "MaskedLM")
-        draws = self.draw(process, x0, generator=generator)
-        x_t = corrupt(x0, draws, process.mask_id)
-        return self.at(denoiser, x0, x_t, draws.chosen, condition)
-
     def draw(
-        self, process: Absorbing, x0: Int[Tensor, "b l"], *, generator: Generator | None
+        self, model: nn.Module, x0: Int[Tensor, "b l"], *, generator: Generator | None
     ) -> Draws:
-        """What is random. Raises UserError if a replacement is no token."""
+        """What is random. Raises UserError if the model does not fit, or a replacement is no
+        token."""
+        process = absorbing(_checked(model).process, "MaskedLM")
         ids = process.data_ids if self.replacements is None else self.replacements
         if min(ids) < 0 or max(ids) >= process.vocab_size:
             raise UserError(
@@ -98,6 +86,17 @@ class MaskedLM(Objective):
             replaced=fate < _MASKED + _REPLACED,
             replacement=torch.tensor(ids, device=x0.device)[index],
         )
+
+    def nats(
+        self,
+        model: nn.Module,
+        x0: Int[Tensor, "b l"],
+        drawn: Draws,
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "b l"]:
+        denoiser = _checked(model)
+        x_t = corrupt(x0, drawn, absorbing(denoiser.process, "MaskedLM").mask_id)
+        return self.at(denoiser, x0, x_t, drawn.chosen, condition)
 
     def at(
         self,

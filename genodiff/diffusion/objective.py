@@ -5,14 +5,16 @@ an objective says of itself: -log p(x0) *exact*ly, an upper *bound* of it (see e
 or a training *loss* that is neither. A position that is not data gives exactly 0. `mean_nats`
 reduces.
 
-Most are `DenoisingObjective`s, in two halves: `noise` draws what is random, `at` scores it.
-Closed-form tests and evaluation call the halves.
+Every objective has two halves: `draw` draws what is random in a batch, `nats` scores it. So a
+batch is drawn as a whole, its times stratified over all of it, and scored in whatever parts. Most
+are `DenoisingObjective`s, which say the same of given corrupted tokens and times: `noise` and
+`at`. Closed-form tests and evaluation call the halves.
 """
 
 import abc
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,12 +28,32 @@ from genodiff.errors import UserError
 Kind = Literal["exact", "bound", "loss"]
 
 
-class Objective(abc.ABC):
+Drawn = TypeVar("Drawn", bound=tuple[Tensor, ...])
+
+
+class Objective(abc.ABC, Generic[Drawn]):
     """(model, clean tokens) -> nats a token."""
 
     kind: Kind
 
     @abc.abstractmethod
+    def draw(self, model: Any, x0: Int[Tensor, "b l"], *, generator: Generator | None) -> Drawn:
+        """What is random: a named tuple of tensors that have the batch axis first and no graph.
+
+        The network is not asked. The generator lives on the device of x0.
+        """
+
+    @abc.abstractmethod
+    def nats(
+        self,
+        model: Any,
+        x0: Int[Tensor, "b l"],
+        drawn: Drawn,
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "b l"]:
+        """The nats of what was drawn; of a row they depend on its own rows of the arguments."""
+
+    @final
     def __call__(
         self,
         model: Any,
@@ -40,7 +62,8 @@ class Objective(abc.ABC):
         generator: Generator | None,
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l"]:
-        """One random estimate. The generator lives on the device of x0."""
+        """One random estimate."""
+        return self.nats(model, x0, self.draw(model, x0, generator=generator), condition)
 
 
 class Noised(NamedTuple):
@@ -51,7 +74,7 @@ class Noised(NamedTuple):
     weight: Tensor  # (b, #l), float64: what the nats of this draw count
 
 
-class DenoisingObjective(Objective):
+class DenoisingObjective(Objective[Noised]):
     """An objective that corrupts sequences and scores how well they are restored."""
 
     @property
@@ -81,18 +104,20 @@ class DenoisingObjective(Objective):
     ) -> Float[Tensor, "b l"]:
         """The nats of given corrupted tokens and times, without the weight of the draw."""
 
-    def __call__(
+    @torch.no_grad()
+    def draw(self, model: Any, x0: Int[Tensor, "b l"], *, generator: Generator | None) -> Noised:
+        u = uniforms(len(x0), self.stratified, generator=generator, device=x0.device)
+        return self.noise(model, x0, u, generator=generator)
+
+    def nats(
         self,
         model: Any,
         x0: Int[Tensor, "b l"],
-        *,
-        generator: Generator | None,
+        drawn: Noised,
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l"]:
-        u = uniforms(len(x0), self.stratified, generator=generator, device=x0.device)
-        x_t, t, weight = self.noise(model, x0, u, generator=generator)
-        nats = self.at(model, x0, x_t, t, condition)
-        return nats * weight.to(nats.dtype)
+        nats = self.at(model, x0, drawn.x_t, drawn.t, condition)
+        return nats * drawn.weight.to(nats.dtype)
 
 
 class TimedObjective(DenoisingObjective):

@@ -27,19 +27,34 @@ keys:
   schedule=NAME       loglinear, linear, cosine, cosine_squared, geometric, polynomial, md4_linear,
                       md4_cosine
   optimizer.lr=       peak of AdamW's rate; also optimizer.weight_decay= optimizer.warmup_fraction=
-  trainer.max_steps=  optimizer steps; also trainer.accumulate=, trainer.validate_every=,
-                      trainer.checkpoint_every=, trainer.sample_every=, trainer.precision=
+  trainer.max_steps=  optimizer steps, each of data.batch_size= sequences; also
+                      trainer.validate_every=, trainer.checkpoint_every=, trainer.sample_every=,
+                      trainer.precision=
+  trainer.devices=    how many processes share a batch, one a device: auto (all GPUs; one process
+                      on a CPU; what torchrun or SLURM has started) or a number
+  trainer.micro_batch=  the most sequences that a device takes at once, where memory is short;
+                      trainer.strategy=fsdp shares the model out, where it does not fit
   sample_length=      length of the samples shown during training (default: the window length)
   seed= device=auto|cpu|cuda overwrite=true
 
 Stopped by Ctrl-C, SIGTERM or a crash, a run goes on with `genodiff train resume=RUN` and ends, on
-a CPU, with the same weights and metrics, bit for bit, as if it had never stopped.
+a CPU, with the same weights and metrics, bit for bit, as if it had never stopped. Where a step is
+computed changes its result by rounding only: trainer.devices=, trainer.strategy= and
+trainer.micro_batch= may be given with resume= too.
+
+several machines:
+  srun genodiff train experiment=NAME out=RUN            in an sbatch script with --nodes=2
+                      --ntasks-per-node=8 --gpus-per-node=8 --signal=TERM@120
+  torchrun --nnodes=2 --nproc-per-node=8 ... -m genodiff.tasks.train experiment=NAME out=RUN
+  genodiff train --multirun hydra/launcher=slurm hydra.launcher.nodes=2 experiment=NAME out=RUN
+                      submits such a job itself (pip install 'genodiff[slurm]')
 """
 
 import json
 import logging
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,9 +67,9 @@ from torch import nn
 from genodiff import __version__
 from genodiff.data import SequenceData
 from genodiff.diffusion import Ancestral
-from genodiff.errors import UserError
+from genodiff.errors import OutsideError, UserError
 from genodiff.evaluation import Likelihood, estimator_for, nelbo
-from genodiff.files import claim_folder, write_text
+from genodiff.files import claim_folder, free_space, is_disk_trouble, write_text
 from genodiff.tasks.build import Node, build, select_device, with_absolute_paths
 from genodiff.tasks.draw import draw_sequences, masks, text_of
 from genodiff.tasks.launch import command_line, launch, user_overrides
@@ -67,12 +82,22 @@ from genodiff.tasks.model import (
     load_weights,
     require_length,
 )
-from genodiff.training import Fitted, GenerativeModule, Plan, fit
+from genodiff.training import (
+    DivergedError,
+    Fitted,
+    GenerativeModule,
+    Plan,
+    fit,
+    is_first,
+    newest_checkpoint,
+)
 
 log = logging.getLogger(__name__)
 
 TRAINED = {"_target_": None}
 """backbone=trained."""
+WHERE = ("devices", "num_nodes", "strategy", "micro_batch")
+"""The keys of trainer that say where a step is computed, and not what."""
 
 
 def main(
@@ -96,8 +121,10 @@ def main(
     trainer: Node,
 ) -> int:
     """Starts a run, or goes on with one. Returns 130 if a signal ended it before its last step."""
+    if not is_first():
+        logging.getLogger("genodiff").setLevel(logging.ERROR)
     if resume is not None:
-        return resume_run(Path(resume), device)
+        return resume_run(Path(resume), device, trainer)
     if out is None:
         raise UserError(
             "out= is required: the folder of the run (or resume=RUN to go on with one)."
@@ -121,7 +148,9 @@ def main(
     chosen = select_device(device)
     # Everything is built before anything is written: a mistake in the config costs nothing.
     parts = assemble(config)
-    return start(parts, config, claim_folder(Path(out), overwrite=overwrite), chosen)
+    parts.plan.processes(chosen).share(parts.data.batch_size)
+    run = claim_folder(Path(out), overwrite=overwrite) if is_first() else Path(out)
+    return start(parts, config, run, chosen)
 
 
 def _refuse_idle(config: dict[str, Any]) -> None:
@@ -142,18 +171,21 @@ def _trained_backbone(init: str | None) -> Node:
 
 def start(parts: "Parts", config: dict[str, Any], run: Path, device: torch.device) -> int:
     """A new run of `parts`, which `config` describes, in the folder `run`. Returns as `main`."""
-    run.mkdir(parents=True, exist_ok=True)
-    manifest = _provenance(parts, config["seed"], device)
-    write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-    # Last: a folder with a config.yaml is a run that can be resumed.
-    write_text(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-    return _finish(run, parts, _fit(parts, run, device, resume=None))
+    with _outside_troubles(run):
+        if is_first():
+            run.mkdir(parents=True, exist_ok=True)
+            manifest = _provenance(parts, config["seed"], device)
+            write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+            # Last: a folder with a config.yaml is a run that can be resumed.
+            write_text(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        return _finish(run, parts, _fit(parts, run, device, resume=None))
 
 
-def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"]) -> int:
+def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"], trainer: Node) -> int:
     """Goes on with the run in the folder `run`, from its last checkpoint (or the start, if it has
-    none)."""
-    foreign = [word for word in user_overrides() if not word.startswith(("resume=", "device="))]
+    none), on the devices that `trainer` was given on the command line."""
+    free = ("resume", "device", *(f"trainer.{key}" for key in WHERE))
+    foreign = [word for word in user_overrides() if word.partition("=")[0] not in free]
     if foreign:
         raise UserError(
             f"{foreign[0]} does not go with resume=, which continues {run} with its own config; "
@@ -162,13 +194,61 @@ def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"]) -> int:
     if not (run / "config.yaml").is_file():
         raise UserError(f"resume={run} is not a run folder (no config.yaml in it).")
     config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    for word in user_overrides():
+        key = word.partition("=")[0].removeprefix("trainer.")
+        if key in WHERE:
+            config["trainer"][key] = trainer[key]
     chosen = select_device(device)
-    last = run / "checkpoints" / "last.ckpt"
-    begun = last.is_file()
-    if not begun:
+    newest = newest_checkpoint(run / "checkpoints")
+    if newest is None:
         log.info("%s has no checkpoint yet: starting from step 0.", run)
-    parts = assemble({**config, "init": None if begun else config["init"]})
-    return _finish(run, parts, _fit(parts, run, chosen, resume=last if begun else None))
+        parts = assemble(config)
+    else:
+        log.info("going on from step %d of %s.", newest.step, newest.path)
+        parts = assemble({**config, "init": None})
+    with _outside_troubles(run):
+        return _finish(run, parts, _fit(parts, run, chosen, resume=newest and newest.path))
+
+
+@contextmanager
+def _outside_troubles(run: Path) -> Iterator[None]:
+    """Tells what nobody here can help in one line, with what there is to go on from."""
+    try:
+        yield
+    except Exception as error:
+        trouble = _outside_trouble(error, run)
+        if trouble is None:
+            raise
+        raise OutsideError(f"{trouble} {_way_on(run)}") from error
+
+
+def _outside_trouble(error: BaseException, run: Path) -> str | None:
+    """A full or failing disk or a loader's process that was killed, if `error` comes of one."""
+    if isinstance(error, OutsideError):
+        return str(error)
+    if isinstance(error, OSError) and is_disk_trouble(error):
+        what = error.filename or "a file"
+        return f"{what} cannot be written ({error.strerror}; {free_space(run)})."
+    # torch raises a RuntimeError wherever Python happens to be when a worker dies, be it inside of
+    # something that makes another error of it; or the pipe to the worker ends first.
+    cause: BaseException | None = error
+    while cause is not None:
+        lost = isinstance(cause, EOFError | ConnectionError)
+        if lost or str(cause).startswith("DataLoader worker"):
+            what = "DataLoader worker went away" if lost else str(cause).splitlines()[0]
+            return (
+                f"{what.rstrip('. ')}, usually for want of memory; if it happens again, lower "
+                f"num_workers in {run}/config.yaml."
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _way_on(run: Path) -> str:
+    newest = newest_checkpoint(run / "checkpoints")
+    if newest is None:
+        return "No checkpoint was written yet: start again."
+    return f"Step {newest.step} is saved; go on with: genodiff train resume={run}"
 
 
 class Parts:
@@ -218,6 +298,7 @@ def assemble(config: dict[str, Any]) -> Parts:
         model.objective,
         optimizer=build(config["optimizer"], where="optimizer"),
         max_steps=plan.max_steps,
+        micro_batch=plan.micro_batch,
         gradient_clip=plan.gradient_clip,
         ema_decay=plan.ema_decay,
         seed=seed,
@@ -247,19 +328,30 @@ def _fit(parts: Parts, run: Path, device: torch.device, resume: Path | None) -> 
         )
         return text_of(drawn.sequences, parts.model.tokenizer, "preview steps=64 seed=0")
 
-    return fit(
-        parts.module,
-        parts.data.train_loader,
-        parts.plan,
-        run,
-        score=validation(parts.data, parts.plan.validate_sequences, parts.model),
-        draw=preview,
-        device=device,
-        resume=resume,
-    )
+    try:
+        return fit(
+            parts.module,
+            parts.data.train_loader,
+            parts.plan,
+            run,
+            score=validation(parts.data, parts.plan.validate_sequences, parts.model),
+            draw=preview,
+            device=device,
+            resume=resume,
+        )
+    except DivergedError as error:
+        places = parts.data.locate_batch(error.step)
+        blamed = ", ".join(places[row] for row in error.rows[:3])
+        others = f" and {len(error.rows) - 3} others" if len(error.rows) > 3 else ""
+        raise OutsideError(
+            f"step {error.step + 1}: {error.what}, in {blamed}{others}; lower optimizer.lr, or "
+            "look at these sequences."
+        ) from error
 
 
 def _finish(run: Path, parts: Parts, fitted: Fitted) -> int:
+    if not is_first():
+        return 0  # all of them ended alike, and the first one says how
     path = run / "manifest.json"
     manifest = json.loads(path.read_text(encoding="utf-8"))
     manifest["sessions"].append({"command": command_line(), **fitted._asdict()})

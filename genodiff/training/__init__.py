@@ -1,11 +1,12 @@
 """Training with Lightning: the module, the optimizer, the averaged weights, the run."""
 
-from genodiff.training.checkpoints import read_checkpoint
+from genodiff.training.checkpoints import Resumable, newest_checkpoint, read_checkpoint
 from genodiff.training.ema import ExponentialMovingAverage
 from genodiff.training.fit import Fitted, Plan, fit
-from genodiff.training.generative import GenerativeModule
+from genodiff.training.generative import DivergedError, GenerativeModule
 from genodiff.training.optimizer import AdamWCosine
-from genodiff.training.run_log import DivergedError, read_metrics
+from genodiff.training.processes import Processes, is_first
+from genodiff.training.run_log import read_metrics
 
 __all__ = [
     "AdamWCosine",
@@ -14,7 +15,11 @@ __all__ = [
     "Fitted",
     "GenerativeModule",
     "Plan",
+    "Processes",
+    "Resumable",
     "fit",
+    "is_first",
+    "newest_checkpoint",
     "read_checkpoint",
     "read_metrics",
 ]

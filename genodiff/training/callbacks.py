@@ -2,6 +2,7 @@
 report progress."""
 
 import logging
+import resource
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import lightning
+import torch
 from lightning import Trainer
 from torch import nn
 from tqdm import tqdm
@@ -61,12 +63,12 @@ class Validation(lightning.Callback):
         """Validates when due."""
         if not _due(trainer, pl_module, self.every):
             return
-        with pl_module.ema.average_parameters():
-            result = self.score(pl_module.model)
-        self.run_log.write(
-            trainer, "valid", result.nats_per_token, standard_error=result.standard_error
-        )
-        self.checkpoints.consider(trainer, result.nats_per_token)
+        with pl_module.averaged() as model:
+            result = self.score(model)
+        # One opinion: the best weights are saved by all processes together.
+        nats, error = trainer.strategy.broadcast((result.nats_per_token, result.standard_error))
+        self.run_log.write(trainer, "valid", nats, standard_error=error)
+        self.checkpoints.consider(trainer, nats)
 
 
 class SampleView(lightning.Callback):
@@ -85,22 +87,30 @@ class SampleView(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Draws when due."""
-        if not _due(trainer, pl_module, self.every) or not trainer.is_global_zero:
+        if not _due(trainer, pl_module, self.every):
             return
-        with pl_module.ema.average_parameters():
-            text = self.draw(pl_module.model)
-        self.folder.mkdir(exist_ok=True)
-        write_text(self.folder / f"step_{trainer.global_step:08d}.fa", text)
+        with pl_module.averaged() as model:
+            text = self.draw(model)
+        if not trainer.is_global_zero:
+            return
+        path = self.folder / f"step_{trainer.global_step:08d}.fa"
+        try:
+            self.folder.mkdir(exist_ok=True)
+            write_text(path, text)
+        except OSError as error:
+            log.warning("%s cannot be written (%s); training goes on.", path, error.strerror)
 
 
 class StopOnSignal(lightning.Callback):
-    """SIGTERM and Ctrl-C stop the run at the end of the present step, with a checkpoint written.
+    """SIGTERM and Ctrl-C stop the run, on all ranks, at the end of the present step, with a
+    checkpoint written.
 
-    A second signal stops at once; the last checkpoint then stands.
+    A second signal stops at once; the last checkpoint then stands. Signals within a second are
+    one: schedulers and torchrun pass on what the terminal has sent to every process already.
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self._received: float | None = None
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: lightning.LightningModule) -> None:
@@ -116,30 +126,45 @@ class StopOnSignal(lightning.Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Asks for the stop at the end of an optimizer step; `Checkpoints` comes after and
-        saves."""
-        if self.received is not None and pl_module.stepped:
+        """Asks for the stop; `Checkpoints` comes after and saves."""
+        received = self._received is not None
+        if trainer.strategy.reduce_boolean_decision(received, all=False):
             trainer.should_stop = True
 
-    def teardown(self, trainer: Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: lightning.LightningModule) -> None:
+        """Gives the signals back to Lightning, which gives back those that it took itself."""
+        self._give_back()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
         """Gives the signals back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous.clear()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
+        now = time.monotonic()
+        if self._received is not None:
+            if now - self._received < 1.0:
+                return
             raise KeyboardInterrupt
-        self.received = number
+        self._received = now
         log.info("%s: saving a checkpoint, then stopping.", signal.Signals(number).name)
 
 
 class Progress(lightning.Callback):
     """A bar on a terminal, otherwise a line every `seconds`; both to stderr, with tokens/s and
-    time left."""
+    time left. Every `every` steps, tokens/s and peak memory go to the loggers.
 
-    def __init__(self, seconds: float = 30.0) -> None:
-        self.seconds = seconds
+    Tokens are those of all processes, memory is that of the first.
+    """
+
+    def __init__(self, every: int, seconds: float = 30.0) -> None:
+        self.every, self.seconds = every, seconds
         self.tokens_per_second = 0.0
         self._bar: tqdm | None = None
         self._tokens = 0
@@ -178,11 +203,18 @@ class Progress(lightning.Callback):
         alone."""
         now = time.monotonic()
         self._busy += now - self._step_began
-        self._tokens += batch.tokens.numel() * trainer.world_size
+        self._tokens += batch.tokens.numel()
         self.tokens_per_second = self._tokens / self._busy
-        if not pl_module.stepped or not trainer.is_global_zero:
+        if not trainer.is_global_zero:
             return
-        loss, share = float(outputs["loss"].detach()), 0.98
+        if trainer.global_step % self.every == 0:
+            numbers = {
+                "speed/tokens_per_second": self.tokens_per_second,
+                "speed/peak_memory_gib": peak_memory_bytes(pl_module.device) / 2**30,
+            }
+            for logger in trainer.loggers:
+                logger.log_metrics(numbers, step=trainer.global_step)
+        loss, share = float(outputs["loss"]), 0.98
         self._loss = loss if self._loss == 0 else share * self._loss + (1 - share) * loss
         if self._bar is not None:
             self._bar.update(1)
@@ -212,6 +244,14 @@ class Progress(lightning.Callback):
         )
 
 
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this process has had allocated on a GPU, or resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # KiB on Linux
+
+
 def _due(trainer: Trainer, module: GenerativeModule, every: int) -> bool:
     step = trainer.global_step
-    return module.stepped and every > 0 and (step % every == 0 or step == module.max_steps)
+    return every > 0 and (step % every == 0 or step == module.max_steps)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genodiff.errors import UserError
+from genodiff.training.sharding import share_like, whole
 
 
 class ExponentialMovingAverage:
@@ -42,9 +43,11 @@ class ExponentialMovingAverage:
         for average, parameter in zip(self._averages, self._parameters, strict=True):
             average.lerp_(parameter.detach().to(average.dtype), weight)
 
-    def to(self, device: torch.device) -> None:
-        """Moves the averages, to follow parameters that were moved."""
-        self._averages = [average.to(device) for average in self._averages]
+    def follow(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Goes on with the same parameters on another device, or with shares of them."""
+        self._parameters = [p for p in parameters if p.requires_grad]
+        pairs = zip(self._averages, self._parameters, strict=True)
+        self._averages = [share_like(average, parameter) for average, parameter in pairs]
 
     @contextmanager
     def average_parameters(self) -> Iterator[None]:
@@ -57,8 +60,9 @@ class ExponentialMovingAverage:
             self._assign(own)
 
     def state_dict(self) -> dict[str, Any]:
-        """`updates` so far and `shadow`, the averages in the order of the trained parameters."""
-        averages = [average.clone() for average in self._averages]
+        """`updates` so far and `shadow`, the averages in the order of the trained parameters,
+        whole."""
+        averages = [whole(average).clone() for average in self._averages]
         return {"updates": self.updates, "shadow": averages}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

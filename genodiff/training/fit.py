@@ -8,7 +8,9 @@ from typing import Literal, NamedTuple
 
 import lightning
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -19,10 +21,14 @@ from genodiff.training.callbacks import (
     Score,
     StopOnSignal,
     Validation,
+    peak_memory_bytes,
 )
 from genodiff.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from genodiff.training.generative import GenerativeModule
+from genodiff.training.processes import Processes, processes
 from genodiff.training.run_log import RunLog
+from genodiff.training.sharding import ShardedStrategy
+from genodiff.training.tensorboard import TensorBoard
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,13 @@ class Plan:
 
     Args:
         max_steps: length of the run.
-        accumulate: micro-batches a step.
+        devices: processes on each machine, one a device; "auto" is as many as torchrun or SLURM
+            has started, else all GPUs or, on a CPU, one.
+        num_nodes: machines; "auto" is as many as there are.
+        strategy: "ddp" copies the model to every device, "fsdp" cuts it into as many shares;
+            "auto" is "ddp" where there are several devices.
+        micro_batch: the most sequences that a device takes at once; None for its whole share of a
+            batch. No number that changes where a step is computed changes its result.
         gradient_clip: largest L2 norm of a step's gradient.
         ema_decay: of the averaged weights; at step n it is at most (1 + n) / (10 + n).
         log_every, validate_every, checkpoint_every, sample_every: steps between; 0 samples never.
@@ -40,7 +52,10 @@ class Plan:
     """
 
     max_steps: int
-    accumulate: int = 1
+    devices: int | Literal["auto"] = 1
+    num_nodes: int | Literal["auto"] = "auto"
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    micro_batch: int | None = None
     gradient_clip: float = 1.0
     ema_decay: float = 0.9999
     log_every: int = 20
@@ -53,20 +68,27 @@ class Plan:
     def __post_init__(self) -> None:
         for name in (
             "max_steps",
-            "accumulate",
+            "devices",
+            "num_nodes",
+            "micro_batch",
             "log_every",
             "validate_every",
             "validate_sequences",
             "checkpoint_every",
         ):
-            if getattr(self, name) < 1:
-                raise UserError(f"trainer.{name}={getattr(self, name)} must be at least 1.")
+            value = getattr(self, name)
+            if value not in ("auto", None) and value < 1:
+                raise UserError(f"trainer.{name}={value} must be at least 1.")
         if self.gradient_clip <= 0:
             raise UserError(f"trainer.gradient_clip={self.gradient_clip} must be positive.")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"trainer.ema_decay={self.ema_decay} must be in [0, 1).")
         if self.sample_every < 0:
             raise UserError(f"trainer.sample_every={self.sample_every} must not be negative.")
+
+    def processes(self, device: torch.device) -> Processes:
+        """The processes that the run has."""
+        return processes(self.devices, self.num_nodes, device)
 
 
 class Fitted(NamedTuple):
@@ -76,6 +98,8 @@ class Fitted(NamedTuple):
     tokens: int
     seconds: float
     tokens_per_second: float
+    peak_memory_bytes: int
+    """Of this process: allocated on its GPU, or resident."""
     interrupted: bool
 
 
@@ -93,25 +117,31 @@ def fit(
     """Trains `module` for `plan.max_steps` steps, or from the checkpoint `resume` to there.
 
     Stopped after any step and resumed, a run on a CPU ends with the weights, averages and
-    `metrics.csv` of one that was never stopped, bit for bit.
+    `metrics.csv` of one that was never stopped, bit for bit; resumed on another number of devices,
+    to rounding.
 
     Args:
-        train_loader: gives the endless loader of training batches from a batch number on.
+        train_loader: gives the endless loader of training batches from a batch number on; a batch
+            is that of an optimizer step.
         run: folder of `metrics.csv`, `checkpoints/`, `samples/` and the TensorBoard files.
-        score: validation of a model.
+        score: validation of a model; every process asks for it, and the first one's counts.
         draw: a few samples of a model as FASTA or text.
+
+    Raises DivergedError where the loss or the gradient is not finite.
     """
-    step = int(read_checkpoint(resume)["global_step"]) if resume else None
+    step = int(read_checkpoint(resume)["global_step"]) if resume else 0
     checkpoints = Checkpoints(run / "checkpoints", plan.checkpoint_every)
-    run_log = RunLog(run / "metrics.csv", plan.log_every, step)
-    progress, stop = Progress(), StopOnSignal()
+    run_log = RunLog(run / "metrics.csv", plan.log_every)
+    progress = Progress(plan.log_every)
+    there = plan.processes(device)
     trainer = lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
-        devices=1,
+        devices=there.per_node,
+        num_nodes=there.nodes,
+        strategy=_strategy(plan, there),
         precision=_precision(plan.precision, device),
         max_steps=plan.max_steps,
         max_epochs=-1,
-        accumulate_grad_batches=plan.accumulate,
         # The order in which a step's end is dealt with: time it, log it, validate, sample, stop,
         # save.
         callbacks=[
@@ -119,11 +149,11 @@ def fit(
             run_log,
             Validation(score, plan.validate_every, run_log=run_log, checkpoints=checkpoints),
             SampleView(draw, plan.sample_every, run / "samples"),
-            stop,
+            StopOnSignal(),
             checkpoints,
         ],
-        logger=TensorBoardLogger(save_dir=run, name="tensorboard", version=""),
-        plugins=[AtomicCheckpointIO()],
+        logger=TensorBoard(run / "tensorboard"),
+        plugins=[AtomicCheckpointIO(), *_cluster()],
         log_every_n_steps=plan.log_every,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -133,12 +163,7 @@ def fit(
     )
     started = time.monotonic()
     try:
-        trainer.fit(
-            module,
-            train_loader((step or 0) * plan.accumulate),
-            ckpt_path=resume,
-            weights_only=True,
-        )
+        trainer.fit(module, train_loader(step), ckpt_path=resume, weights_only=True)
     except SystemExit as exit:  # what Lightning makes of an interrupt
         raise KeyboardInterrupt from exit
     return Fitted(
@@ -146,8 +171,22 @@ def fit(
         tokens=run_log.tokens,
         seconds=time.monotonic() - started,
         tokens_per_second=progress.tokens_per_second,
-        interrupted=stop.received is not None and trainer.global_step < plan.max_steps,
+        peak_memory_bytes=peak_memory_bytes(device),
+        interrupted=trainer.global_step < plan.max_steps,
     )
+
+
+def _strategy(plan: Plan, there: Processes) -> Strategy | Literal["auto"]:
+    if plan.strategy == "auto" and there.total == 1:
+        return "auto"
+    return ShardedStrategy() if plan.strategy == "fsdp" else DDPStrategy()
+
+
+def _cluster() -> list[SLURMEnvironment]:
+    """SLURM without Lightning's requeueing, which has checkpoints of its own."""
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return []
 
 
 def _precision(wanted: str, device: torch.device) -> Literal["32-true", "bf16-mixed"]:

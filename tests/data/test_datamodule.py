@@ -1,4 +1,3 @@
-import itertools
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,9 @@ class Numbers:
 
     def collate(self, codes: Any, /) -> TokenBatch:
         return TokenBatch(torch.from_numpy(codes), torch.full(codes.shape, float(self.is_plain)))
+
+    def locate(self, keys: Any, /) -> list[str]:
+        return [f"epoch {epoch}, item {index}" for epoch, index in keys]
 
     @property
     def cluster_ids(self) -> np.ndarray:
@@ -72,17 +74,10 @@ def test_starting_at_a_batch_continues_the_stream(first_batch: int) -> None:
     assert resumed == keys(data, first_batch + 5)[first_batch:]
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_together_see_the_batch_of_one_process(world_size: int) -> None:
+def test_the_sequences_of_a_batch_are_located_in_its_order() -> None:
     data = make()
-    parts = [keys(data, 9, rank=rank, world_size=world_size) for rank in range(world_size)]
-    joined = [list(itertools.chain(*batch)) for batch in zip(*parts, strict=True)]
-    assert joined == keys(data, 9)
-
-
-def test_a_batch_that_does_not_divide_into_ranks_is_refused() -> None:
-    with pytest.raises(UserError, match="batch_size=4 does not divide into 3 processes"):
-        make().train_loader(world_size=3)
+    for batch, tokens in enumerate(keys(data, 7)):
+        assert data.locate_batch(batch) == [f"epoch {e}, item {i}" for e, i in tokens]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])

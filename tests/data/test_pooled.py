@@ -58,6 +58,10 @@ def test_batches_mix_the_parts_and_follow_their_keys(parts: dict[str, SequenceDa
     for row, (name, index) in zip(batch.tokens, own, strict=True):
         here = GENOMES[name][index * LENGTH : (index + 1) * LENGTH]
         assert np.array_equal(row, ids_of(here))
+    places = [f"{i * LENGTH}-{(i + 1) * LENGTH}(+)" for _, i in own]
+    numbers = [list(GENOMES).index(name) for name, _ in own]
+    located = [f"part {n}, chr1:{place}" for n, place in zip(numbers, places, strict=True)]
+    assert pool.locate(keys) == located
     assert batch.labels is not None and batch.labels.tolist() == [1, 0, 1, 0]
     alone = pooled_data(parts, 6, length=LENGTH).dataset("train")
     assert alone.collate(alone.__getitems__(keys)).labels is None

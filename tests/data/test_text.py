@@ -99,6 +99,8 @@ def test_jitter_moves_the_chunks_of_training_alone(tmp_path: Path) -> None:
     for epoch in range(40):
         tokens = chunks.__getitems__(np.stack([np.full(13, epoch), index], axis=1))
         starts.append(tokens[:, 0] - 1)  # TEXT begins with byte 1
+        places = chunks.locate(np.stack([np.full(13, epoch), index], axis=1))
+        assert places == [f"document 0, token {start}" for start in starts[-1]]
         for row, start in zip(tokens, starts[-1], strict=True):
             end = min(start + length, 127)
             assert row[: end - start].tolist() == list(range(start + 1, end + 1))

@@ -43,7 +43,7 @@ def test_no_window_of_100_000_is_wrong_under_four_workers(
     windows = data.dataset("train")
     assert isinstance(windows, GenomeWindows)
     strands = {name: oracle_arrays(sequence) for name, sequence in sequences.items()}
-    batches = TrainBatches(len(windows), BATCH, 0, 0, 0, 1)
+    batches = TrainBatches(len(windows), BATCH, 0, 0)
     n_batches = n_windows // BATCH
     n_wrong = n_seen = 0
     for i, batch in enumerate(islice(data.train_loader(), n_batches)):

@@ -57,7 +57,7 @@ def every_outcome(probability: float) -> tuple[Tensor, Tensor, Tensor]:
 
 def test_of_the_chosen_80_percent_are_masked_10_replaced_and_10_kept() -> None:
     x0 = torch.randint(LETTERS, (200, 1000), generator=torch.Generator().manual_seed(0))
-    draws = MaskedLM().draw(PROCESS, x0, generator=torch.Generator().manual_seed(1))
+    draws = MaskedLM().draw(denoiser(), x0, generator=torch.Generator().manual_seed(1))
     x_t = corrupt(x0, draws, MASK)
     assert torch.equal(x_t[~draws.chosen], x0[~draws.chosen])
     now, before = x_t[draws.chosen], x0[draws.chosen]
@@ -78,7 +78,7 @@ def test_replacements_are_drawn_from_the_given_tokens_alike() -> None:
     x0 = torch.zeros(100, 1000, dtype=torch.int64)
     ids = [1, MASK, UNKNOWN, 4]  # one of them twice as often
     draws = MaskedLM(replacements=ids).draw(
-        PROCESS, x0, generator=torch.Generator().manual_seed(0)
+        denoiser(), x0, generator=torch.Generator().manual_seed(0)
     )
     counts = torch.bincount(draws.replacement.flatten(), minlength=VOCAB_SIZE).double()
     expected = torch.tensor([0, 1, 0, 1, 2]) * x0.numel() / 4

@@ -43,16 +43,16 @@ def assert_equal(left: Any, right: Any, place: str = "") -> None:
         assert left == right, place
 
 
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize("micro_batch", [None, 3])
 @pytest.mark.parametrize("stop", [1, 4, 7, 10])
 def test_stopped_and_resumed_equals_never_stopped(
-    tmp_path: Path, accumulate: int, stop: int
+    tmp_path: Path, micro_batch: int | None, stop: int
 ) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
-    assert not tiny.run(straight, accumulate=accumulate).interrupted
-    fitted = tiny.run(broken, accumulate=accumulate, kill_at=stop * accumulate)
+    assert not tiny.run(straight, micro_batch=micro_batch).interrupted
+    fitted = tiny.run(broken, micro_batch=micro_batch, kill_at=stop)
     assert fitted.interrupted and 0 < fitted.steps < 12
-    assert not tiny.run(broken, accumulate=accumulate, resume=True).interrupted
+    assert not tiny.run(broken, micro_batch=micro_batch, resume=True).interrupted
     assert_equal(contents(straight), contents(broken))
 
 

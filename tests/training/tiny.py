@@ -18,7 +18,7 @@ from genodiff.diffusion import (
     NetworkDenoiser,
     Subs,
 )
-from genodiff.training import AdamWCosine, Fitted, GenerativeModule, Plan, fit
+from genodiff.training import AdamWCosine, Fitted, GenerativeModule, Plan, fit, newest_checkpoint
 
 VOCABULARY, MASK, LENGTH, BATCH = 6, 5, 12, 4
 
@@ -68,15 +68,18 @@ def score(model: nn.Module) -> Result:
     return Result(total, 0.01)
 
 
-def module(max_steps: int, **settings: float) -> GenerativeModule:
+def module(
+    max_steps: int, *, micro_batch: int | None = None, lr: float = 0.05
+) -> GenerativeModule:
     torch.manual_seed(0)
     process = Absorbing(LogLinear(), VOCABULARY, MASK)
     model = NetworkDenoiser(Network(), process, Subs(VOCABULARY, MASK))
     return GenerativeModule(
         model,
         ContinuousNelbo(AntitheticTimes()),
-        optimizer=AdamWCosine(lr=settings.get("lr", 0.05)),
+        optimizer=AdamWCosine(lr=lr),
         max_steps=max_steps,
+        micro_batch=micro_batch,
         ema_decay=0.9,
         seed=7,
         description={"model": {}},
@@ -87,7 +90,7 @@ def run(
     folder: Path,
     *,
     max_steps: int = 12,
-    accumulate: int = 1,
+    micro_batch: int | None = None,
     kill_at: int | None = None,
     signum: int = signal.SIGTERM,
     resume: bool = False,
@@ -98,20 +101,20 @@ def run(
     """Trains in `folder`; `resume` goes on from its last checkpoint."""
     plan = Plan(
         max_steps=max_steps,
-        accumulate=accumulate,
         log_every=3,
         validate_every=4,
         checkpoint_every=checkpoint_every,
         sample_every=6,
     )
     folder.mkdir(exist_ok=True)
+    checkpoints = folder / "checkpoints"
     return fit(
-        module(max_steps, lr=lr),
+        module(max_steps, micro_batch=micro_batch, lr=lr),
         lambda first: DataLoader(Batches(first, kill_at, signum, weight), batch_size=None),
         plan,
         folder,
         score=score,
         draw=lambda model: f">a\n{score(model).nats_per_token}\n",
         device=torch.device("cpu"),
-        resume=folder / "checkpoints" / "last.ckpt" if resume else None,
+        resume=newest.path if resume and (newest := newest_checkpoint(checkpoints)) else None,
     )
