@@ -77,7 +77,8 @@ class SequenceData:
     """The train, valid and test sets of one task, and their loaders.
 
     `batch_size` is the batch of an optimizer step, over all processes. `source` (say, paths and
-    checksums) becomes part of `describe()`. A set may be None; asking for it then raises
+    checksums) becomes part of `describe()`. `n_labels` are the classes of its sequences, 0 if they
+    have no labels. A set may be None; asking for it then raises
     `UserError` with `missing`, a sentence on what there is instead.
     """
 
@@ -95,6 +96,7 @@ class SequenceData:
         start_method: Literal["fork", "spawn", "forkserver"] | None = None,
         pin_memory: bool = False,
         seed: int = 0,
+        n_labels: int = 0,
         source: dict[str, Any] | None = None,
         missing: str = "",
     ):
@@ -113,7 +115,7 @@ class SequenceData:
             "valid": valid,
             "test": test,
         }
-        self.tokenizer, self.length = tokenizer, length
+        self.tokenizer, self.length, self.n_labels = tokenizer, length, n_labels
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
         self._workers: dict[str, Any] = {"num_workers": num_workers, "pin_memory": pin_memory}
         if num_workers > 0:

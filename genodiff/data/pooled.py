@@ -63,6 +63,7 @@ def pooled_data(
         start_method=start_method,
         pin_memory=pin_memory,
         seed=seed,
+        n_labels=len(parts) if labelled else 0,
         source={"parts": {name: part.describe() for name, part in parts.items()}},
         missing="no part has any; add some, or use another split.",
     )

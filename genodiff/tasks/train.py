@@ -278,6 +278,13 @@ def assemble(config: dict[str, Any]) -> Parts:
     sample_length = config["sample_length"] or data.length
     require_length(model, data.length, "data.length")
     require_length(model, sample_length, "sample_length")
+    classes = getattr(model.network, "classes", None)
+    if data.n_labels > (0 if classes is None else classes.no_class):
+        raise UserError(
+            f"the data have {data.n_labels} labels, and this {type(model.network).__name__} is "
+            f"told no such classes; give backbone=dimamba or dit with backbone.n_classes="
+            f"{data.n_labels}, or data.labelled=false."
+        )
     if config["init"] is not None:
         source = load_model(Path(config["init"]), torch.device("cpu"))
         # What a model learns beside its network (a schedule, say) goes with its own kind alone.

@@ -191,3 +191,16 @@ def test_the_readme_s_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, "README.md", "exec"), {})
     torch.set_rng_state(state)
     assert re.fullmatch("[ACGT]{128}\n", capsys.readouterr().out)
+
+
+def test_labels_need_a_network_that_is_told_classes(genodiff: Genodiff, genome: Genome) -> None:
+    words = [
+        word.replace("data.", f"data.parts.{part}.", 1)
+        for part in ("human", "mouse")
+        for word in genome
+    ]
+    words += ["data=species", "data.labelled=true", *ONE_STEP, *SIZES["caduceus"]]
+    outcome = genodiff("train", *words, "out=run")
+    assert outcome.code == 2
+    assert "the data have 2 labels, and this Caduceus is told no such classes" in outcome.stderr
+    assert not Path("run").exists()
