@@ -48,10 +48,16 @@ def test_two_processes_change_nothing_but_rounding(tmp_path: Path) -> None:
     jobs = []
     for objective in OBJECTIVES:
         train(str(tmp_path / objective), objective, genome)
-        job = {"objective": objective, "genome": genome, "devices": 2}
+        job: dict[str, Any] = {"objective": objective, "genome": genome, "devices": 2}
         jobs.append({"run": f"{tmp_path}/{objective}_two", **job})
         jobs.append({"run": f"{tmp_path}/{objective}_parts", "micro_batch": 3, **job})
+    # Dropout depends on the size of micro-batches, and not on who computes them.
+    small = ("backbone.d_model=16", "backbone.n_layers=1", "backbone.dropout=0.5")
+    job = {"objective": "mdlm", "genome": genome, "backbone": ("backbone=dimamba", *small)}
+    train(str(tmp_path / "dropout"), **job, micro_batch=2)
+    jobs.append({"run": f"{tmp_path}/dropout_two", **job, "devices": 2, "micro_batch": 2})
     assert train_on_several(jobs) == [0, 0]
+    assert_close(tmp_path / "dropout", tmp_path / "dropout_two")
     for objective in OBJECTIVES:
         assert_close(tmp_path / objective, tmp_path / f"{objective}_two")
         assert_close(tmp_path / objective, tmp_path / f"{objective}_parts")

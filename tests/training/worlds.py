@@ -58,6 +58,7 @@ def train(
     stop_at: int | None = None,
     poison_at: int | None = None,
     strategy: str = "auto",
+    backbone: tuple[str, ...] = ("backbone.d_model=16", "backbone.n_layers=1"),
 ) -> Fitted:
     """Trains in the folder `run`, or goes on there.
 
@@ -68,7 +69,7 @@ def train(
     words = [
         *(*genome, f"objective={objective}", *OBJECTIVES[objective], "data.length=40"),
         *(f"data.batch_size={BATCH}", "data.soft_mask_weight=0.3", "data.jitter=10"),
-        *(f"+data.cache_dir={folder.parent}", "backbone.d_model=16", "backbone.n_layers=1"),
+        *(f"+data.cache_dir={folder.parent}", *backbone),
         *(f"trainer.max_steps={STEPS}", "trainer.log_every=1", "trainer.validate_every=3"),
         *(f"trainer.devices={devices}", f"trainer.strategy={strategy}"),
         # With the usual eps, Adam makes a step of its own size from gradients that are rounding.
@@ -86,8 +87,10 @@ def train(
 
     @torch.no_grad()
     def score(model: torch.nn.Module) -> Result:
+        model.eval()
         generator = torch.Generator().manual_seed(0)
         nats = parts.module.objective(model, held_out, generator=generator)
+        model.train()
         return Result(float(nats.mean()), 0.01)
 
     def loader(first: int) -> DataLoader:
