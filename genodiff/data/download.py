@@ -8,7 +8,6 @@ renamed to `NAME`. From then on that digest is what the file is held to.
 
 import base64
 import binascii
-import hashlib
 import http.client
 import json
 import logging
@@ -19,75 +18,24 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http.client import HTTPMessage, HTTPResponse
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, TypeVar, final
-from urllib.parse import unquote, urlsplit
 
 from genodiff import __version__
+from genodiff.data.remote_file import SUMS, RemoteFile, difference, digests_of, read_sums, record
 from genodiff.errors import OutsideError, UserError
 from genodiff.files import exclusive, write_text
 
 log = logging.getLogger(__name__)
 
-SUMS = "SHA256SUMS"
 BLOCK_BYTES = 1 << 20
 
 T = TypeVar("T")
 
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes that are there, and those announced, as they arrive."""
-
-
-@final
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file on a server, and what is known of its contents beforehand.
-
-    `name` is what it is saved as, by default the last part of the URL. Digests are hexadecimal.
-    Raises `UserError` for a URL that is not http(s), for a name that is not a plain one, and for
-    digests of another length.
-    """
-
-    url: str
-    name: str | None = None
-    sha256: str | None = None
-    md5: str | None = None
-    size_bytes: int | None = None
-
-    def __post_init__(self) -> None:
-        _check_url(self.url, "url")
-        name = self.saved_as
-        if not name or name.startswith(".") or name == SUMS or re.search(r"[/\\\x00-\x1f]", name):
-            raise UserError(
-                f"name={name} (of {self.url}) is not a plain file name; give another with name=."
-            )
-        for key, digest, digits in (("sha256", self.sha256, 64), ("md5", self.md5, 32)):
-            if digest is not None and not re.fullmatch(f"[0-9a-fA-F]{{{digits}}}", digest):
-                raise UserError(f"{key}={digest} is not {digits} hexadecimal digits; correct it.")
-
-    @property
-    def saved_as(self) -> str:
-        """The file's name in the folder."""
-        return self.name or unquote(PurePosixPath(urlsplit(self.url).path).name)
-
-    @property
-    def digests(self) -> dict[str, str]:
-        """What is known beforehand: "sha256", "md5", both or none."""
-        known = {"sha256": self.sha256, "md5": self.md5}
-        return {key: digest.lower() for key, digest in known.items() if digest}
-
-    def at(self, mirror: str) -> "RemoteFile":
-        """The same file on another server: `mirror` in place of `https://host`."""
-        _check_url(mirror, "mirror")
-        parts = urlsplit(self.url)
-        if urlsplit(mirror).query or urlsplit(mirror).fragment:
-            raise UserError(
-                f"mirror={mirror} has a query; give https://host or https://host/path."
-            )
-        rest = parts._replace(scheme="", netloc="").geturl()
-        return replace(self, url=mirror.rstrip("/") + rest, name=self.saved_as)
 
 
 @final
@@ -178,7 +126,7 @@ class _Fetch:
         self.sidecar = folder / f".{file.saved_as}.part.json"
 
     def run(self, overwrite: bool) -> None:
-        recorded = _read_sums(self.sums).get(self.target.name)
+        recorded = read_sums(self.sums).get(self.target.name)
         known = self.file.digests
         if recorded and not overwrite:
             known = {"sha256": recorded, **known}
@@ -189,7 +137,7 @@ class _Fetch:
         with self.part.open("rb") as complete:
             os.fsync(complete.fileno())
         # First the record: what has the final name is always in it.
-        self._record(digests["sha256"])
+        record(self.sums, self.target.name, digests["sha256"])
         self.part.replace(self.target)
         self.sidecar.unlink(missing_ok=True)
         log.info("%s: %d bytes, sha256 %s", self.target, _size(self.target), digests["sha256"])
@@ -213,10 +161,10 @@ class _Fetch:
         if size is not None and size != _size(self.target):
             differs = f"{_size(self.target)} bytes instead of {size}"
         else:
-            digests = _digests(self.target, known)
-            differs = _difference(digests, known)
+            digests = digests_of(self.target, known)
+            differs = difference(digests, known)
             if not differs:
-                self._record(digests["sha256"])
+                record(self.sums, self.target.name, digests["sha256"])
                 return True
         if overwrite:
             return False
@@ -229,8 +177,8 @@ class _Fetch:
         for is_last in (False, True):
             announced = self._patiently(self._complete)
             expected = {**_md5(announced), **known}
-            digests = _digests(self.part, expected)
-            differs = _difference(digests, expected)
+            digests = digests_of(self.part, expected)
+            differs = difference(digests, expected)
             if not differs:
                 return digests
             self._discard()
@@ -383,12 +331,6 @@ class _Fetch:
         if total is not None and offset < total:
             raise _Temporary(f"the connection ended after {offset} of {total} bytes")
 
-    def _record(self, sha256: str) -> None:
-        sums = _read_sums(self.sums)
-        if sums.get(self.target.name) != sha256:
-            sums[self.target.name] = sha256
-            write_text(self.sums, "".join(f"{digest}  {name}\n" for name, digest in sums.items()))
-
     def _discard(self) -> None:
         self.part.unlink(missing_ok=True)
         self.sidecar.unlink(missing_ok=True)
@@ -411,17 +353,6 @@ def _blocks(response: HTTPResponse, size: int | None) -> Iterator[bytes]:
         yield block
 
 
-def _check_url(url: str, key: str) -> None:
-    try:
-        parts = urlsplit(url)
-        is_good = parts.scheme in ("http", "https") and parts.hostname and not parts.username
-        is_good = is_good and parts.port != 0  # reading a port that is not a number raises
-    except ValueError:
-        is_good = False
-    if not is_good or re.search(r"[\x00-\x20\x7f-\uffff]", url):
-        raise UserError(f"{key}={url} is not a URL; give http://host/path or https://host/path.")
-
-
 def _announced_md5(headers: HTTPMessage) -> str | None:
     """The whole file's MD5 in hexadecimal, as Google's storage and RFC 1864 announce it."""
     hashes = ",".join(headers.get_all("x-goog-hash", []))
@@ -438,32 +369,6 @@ def _announced_md5(headers: HTTPMessage) -> str | None:
 
 def _md5(announced: _Announced) -> dict[str, str]:
     return {"md5": announced.md5} if announced.md5 else {}
-
-
-def _digests(path: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """The file's SHA-256, and its digests of the kinds that are `known`."""
-    digests = {kind: hashlib.new(kind, usedforsecurity=False) for kind in {"sha256", *known}}
-    with path.open("rb") as file:
-        while block := file.read(BLOCK_BYTES):
-            for digest in digests.values():
-                digest.update(block)
-    return {kind: digest.hexdigest() for kind, digest in digests.items()}
-
-
-def _difference(digests: Mapping[str, str], expected: Mapping[str, str]) -> str:
-    """The digests that are not as expected, in words; empty if there are none."""
-    return ", ".join(
-        f"{kind} {digests[kind]} instead of {wanted}"
-        for kind, wanted in expected.items()
-        if digests[kind] != wanted
-    )
-
-
-def _read_sums(path: Path) -> dict[str, str]:
-    """SHA-256 by file name, from what `sha256sum` writes."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    rows = re.findall(r"^([0-9a-fA-F]{64}) [ *](.+)$", text, re.MULTILINE)
-    return {name: digest.lower() for digest, name in rows}
 
 
 def _size(path: Path) -> int:

@@ -39,7 +39,8 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from genodiff.data.download import RemoteFile, fetch_files
+from genodiff.data.download import fetch_files
+from genodiff.data.remote_file import RemoteFile
 from genodiff.errors import UserError
 from genodiff.tasks.build import check_arguments
 from genodiff.tasks.launch import launch

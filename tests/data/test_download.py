@@ -19,7 +19,8 @@ import pytest
 
 import genodiff
 from genodiff.data import download
-from genodiff.data.download import Patience, RemoteFile, fetch_files
+from genodiff.data.download import Patience, fetch_files
+from genodiff.data.remote_file import RemoteFile
 from genodiff.errors import OutsideError, UserError
 from tests.data.server import (
     Answer,
@@ -520,7 +521,8 @@ def fetching(url: str, folder: Path) -> list[str]:
         package.__path__ = [{str(Path(download.__file__).parent)!r}]
         sys.modules["genodiff.data"] = package
         from pathlib import Path
-        from genodiff.data.download import RemoteFile, fetch_files
+        from genodiff.data.download import fetch_files
+        from genodiff.data.remote_file import RemoteFile
         fetch_files([RemoteFile({url!r})], Path({str(folder)!r}))
     """
     root = Path(genodiff.__file__).parents[1]
