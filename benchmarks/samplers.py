@@ -15,6 +15,7 @@ diffusion, Plaid, uniform noise), each with the samplers that fit it, come into 
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,7 @@ def main() -> None:
             }
             if not missing(row):
                 continue
+            started = time.process_time()
             drawn = draw_sequences(
                 model,
                 model.denoiser,
@@ -157,6 +159,7 @@ def main() -> None:
                 seed=arguments.seed,
                 batch_size=batch,
             )
+            row["cpu_seconds"] = round(time.process_time() - started, 1)
             row["evaluations_a_sequence"] = drawn.network_evaluations / arguments.count
             add({**row, **drawn.cost()}, drawn.tokens.numpy())
 

@@ -13,11 +13,11 @@ ALLOWED = {
     "ops": {"errors"},
     "backbones": {"ops", "errors"},
     "data": {"batch", "errors", "files"},
-    "training": {"diffusion", "backbones", "batch", "errors", "files"},
-    "evaluation": {"diffusion", "backbones", "batch", "errors", "files"},
+    "training": {"diffusion", "backbones", "batch", "errors", "files", "ranks"},
+    "evaluation": {"diffusion", "backbones", "batch", "errors", "files", "ranks"},
     "tasks": {
         *("diffusion", "backbones", "data", "training", "evaluation"),
-        *("batch", "config", "errors", "files"),
+        *("batch", "config", "errors", "files", "ranks"),
     },
 }
 # Third-party packages that only some layers may import.

@@ -16,6 +16,7 @@ from genodiff.evaluation.evaluations import Evaluations, Evaluator
 from genodiff.evaluation.likelihood import Likelihood, Settings, nelbo, of_evaluations
 from genodiff.evaluation.sequences import read_sequences
 from genodiff.evaluation.uncertainty import ratio_standard_error, student_975
+from genodiff.ranks import ALONE
 
 
 class Difference(NamedTuple):
@@ -142,6 +143,7 @@ def _again(
         seed=first.evaluations.seed,
         device=settings.get("device"),
         progress=settings.get("progress"),
+        ranks=settings.get("ranks", ALONE),
         complement=complement,
     )
     return evaluator.run(first.evaluations.plan)

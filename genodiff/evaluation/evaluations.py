@@ -20,6 +20,7 @@ from genodiff.evaluation.covariates import N_COVARIATES, token_covariates
 from genodiff.evaluation.estimators import Draw, Estimator, Place
 from genodiff.evaluation.sequences import Sequences, equal_lengths
 from genodiff.evaluation.stratified import Plan, join
+from genodiff.ranks import ALONE, Ranks
 
 Progress = Callable[[int, int], None]
 
@@ -55,6 +56,7 @@ class Evaluator:
         complement: evaluate the reverse complement of every sequence, with reflected masks; what
             is kept is laid out as if it were of the sequence itself.
         progress: called with (evaluations done, evaluations in all) after each batch.
+        ranks: of the processes that share each plan, batch by batch; all get the whole.
     """
 
     def __init__(
@@ -67,10 +69,11 @@ class Evaluator:
         device: torch.device | str | None = None,
         complement: Sequence[int] | None = None,
         progress: Progress | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         estimator.check(model)
         self.model, self.estimator, self.sequences = model, estimator, sequences
-        self.seed, self.device, self.progress = seed, device, progress
+        self.seed, self.device, self.progress, self.ranks = seed, device, progress, ranks
         self.complement = None if complement is None else torch.tensor(complement)
         self._covariates = token_covariates(sequences.rows) if estimator.controlled else None
         self._tokens = sequences.tokens[sequences.scored]
@@ -81,15 +84,20 @@ class Evaluator:
 
     def run(self, plan: Plan) -> Evaluations:
         """Evaluates one more plan; returns all evaluations up to here."""
-        done = sum(len(kept.nats) for kept in self._kept)
-        kept, total = self._empty(len(plan.u)), done + len(plan.u)
+        before = sum(len(kept.nats) for kept in self._kept)
+        rows, size = self.sequences.rows, self.sequences.batch_size
+        batches = list(equal_lengths(plan.sequence, rows, size))
+        parts: list[_Kept] = []
         with borrowed(self.model, self.device) as here:
-            rows, size = self.sequences.rows, self.sequences.batch_size
-            for batch in equal_lengths(plan.sequence, rows, size):
-                self._keep(plan, batch, kept, here)
-                done += len(batch)
+            for batch in self.ranks.mine(batches):
+                parts.append(self._keep(plan, batch, here))
                 if self.progress is not None:
-                    self.progress(done, total)
+                    done = min(sum(len(p.nats) for p in parts) * self.ranks.size, len(plan.u))
+                    self.progress(before + done, before + len(plan.u))
+        kept = self._empty(len(plan.u))
+        for batch, part in zip(batches, self.ranks.together(parts), strict=True):
+            for whole, piece in zip(kept, part, strict=True):
+                whole[batch] = piece
         if not np.isfinite(kept.nats).all():
             bad = np.flatnonzero(~np.isfinite(kept.nats))[0]
             raise UserError(
@@ -116,10 +124,9 @@ class Evaluator:
             sum(self.estimator.evaluations(int(n)) for n in lengths),
         )
 
-    def _keep(
-        self, plan: Plan, batch: Int[ndarray, " b"], kept: "_Kept", here: torch.device
-    ) -> None:
-        """Evaluates a batch of the plan and writes its moments into `kept`."""
+    def _keep(self, plan: Plan, batch: Int[ndarray, " b"], here: torch.device) -> "_Kept":
+        """The moments of a batch of the plan."""
+        kept = self._empty(len(batch))
         rows = [self.sequences.rows[i] for i in plan.sequence[batch]]
         tokens = torch.from_numpy(np.stack([row.tokens for row in rows]))
         x0 = tokens.to(here, torch.int64)
@@ -136,21 +143,21 @@ class Evaluator:
         where, weight = draw.where.cpu().numpy(), draw.weight.cpu().numpy()
         lengths = np.array([np.count_nonzero(row.is_data) for row in rows])
         terms = self._terms(self.estimator.level(plan.u[batch], lengths))
-        kept.nats[batch] = (weight * nats * np.stack([row.weights for row in rows])).sum(-1)
+        kept.nats[:] = (weight * nats * np.stack([row.weights for row in rows])).sum(-1)
         if self.estimator.exact:
-            return
+            return kept
         if self._covariates is None:
             tokens = self._tokens[plan.sequence[batch]]
-            kept.predicted[batch, :, 0], kept.gram[batch] = terms * tokens[:, None], 1.0
-            kept.cross[batch, 0] = kept.nats[batch] / tokens
-            return
-        for e, row, term, scored, each, factor in zip(
-            batch, rows, terms, where, nats, weight[:, 0], strict=True
-        ):
-            g = self._covariates[plan.sequence[e]][scored].astype(np.float64)
-            kept.predicted[e] = np.multiply.outer(term, factor * (row.weights[scored] @ g))
-            kept.gram[e] = g.T @ g / len(g)
-            kept.cross[e] = each[scored] @ g / len(g)
+            kept.predicted[:, :, 0], kept.gram[:] = terms * tokens[:, None], 1.0
+            kept.cross[:, 0] = kept.nats / tokens
+            return kept
+        columns = (plan.sequence[batch], rows, terms, where, nats, weight[:, 0])
+        for i, (owner, row, term, scored, each, factor) in enumerate(zip(*columns, strict=True)):
+            g = self._covariates[owner][scored].astype(np.float64)
+            kept.predicted[i] = np.multiply.outer(term, factor * (row.weights[scored] @ g))
+            kept.gram[i] = g.T @ g / len(g)
+            kept.cross[i] = each[scored] @ g / len(g)
+        return kept
 
     def _nats(self, x0: Int[Tensor, "b l"], draw: Draw) -> Float[Tensor, "b l"]:
         """The nats of each scored token, of the strand that is asked for."""

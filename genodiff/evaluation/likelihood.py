@@ -38,6 +38,7 @@ from genodiff.evaluation.uncertainty import (
     perplexity,
     ratio_standard_error,
 )
+from genodiff.ranks import ALONE, Ranks
 
 
 class Likelihood(NamedTuple):
@@ -96,6 +97,7 @@ class Settings(TypedDict, total=False):
     clusters: Sequence[int] | None
     weighted: bool
     progress: Callable[[int, int], None] | None
+    ranks: Ranks
 
 
 def nelbo(
@@ -112,6 +114,7 @@ def nelbo(
     clusters: Sequence[int] | None = None,
     weighted: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Likelihood:
     """-log p of the sequences in `batches` per token, or a bound of it: the estimator's choice.
 
@@ -137,6 +140,7 @@ def nelbo(
             label a sequence in the order given. None takes every sequence for independent.
         weighted: count tokens with their weights, not once each.
         progress: called with (evaluations done, evaluations planned) after each batch.
+        ranks: of the processes that share the work, each with the same arguments and result.
 
     Raises:
         UserError: nothing to evaluate, an argument out of its range, an estimator that is not for
@@ -156,7 +160,9 @@ def nelbo(
     sequences = read_sequences(batches, is_data, weighted=weighted)
     n_clusters(sequences.tokens, clusters)  # wrong labels are refused now, not after
     n = len(sequences.scored)
-    evaluator = Evaluator(model, estimator, sequences, seed=seed, device=device, progress=progress)
+    evaluator = Evaluator(
+        model, estimator, sequences, seed=seed, device=device, progress=progress, ranks=ranks
+    )
     counts = [n] * samples_per_sequence
     if samples_per_sequence == 1:
         counts.append(min(repeats, n))

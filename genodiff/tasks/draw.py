@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.random import SeedSequence
@@ -17,6 +18,7 @@ from genodiff.data import DnaTokenizer
 from genodiff.diffusion import ClassifierGuided, Denoiser
 from genodiff.errors import UserError
 from genodiff.files import claim_file
+from genodiff.ranks import ALONE, Ranks
 from genodiff.tasks.model import Model
 
 log = logging.getLogger(__name__)
@@ -64,18 +66,20 @@ def draw_sequences(
     *,
     seed: int,
     batch_size: int = 16,
+    ranks: Ranks = ALONE,
 ) -> Drawn:
     """Draws every mask of x; all other tokens stay. Batch i has its own generator, seeded by
     (seed, i).
 
-    `denoiser` is the model's own, or one that wraps it, and `sampler` one that fits it.
+    `denoiser` is the model's own, or one that wraps it, and `sampler` one that fits it. `ranks`
+    share the batches; each has all that is drawn, and the seconds are its own.
     """
     device = next(model.network.parameters()).device
     tokens: list[Tensor] = []
     asked_before = _classifier_evaluations(denoiser)
     began = time.monotonic()
     with Meter(model.network) as meter:
-        for index, rows in enumerate(x.to(device).split(batch_size)):
+        for index, rows in ranks.mine(enumerate(x.to(device).split(batch_size))):
             generator = torch.Generator(device=device).manual_seed(_seed_of(seed, index))
             unknown, frozen = rows == model.tokenizer.mask_id, None
             if isinstance(denoiser, Denoiser):
@@ -85,18 +89,18 @@ def draw_sequences(
                 rows, frozen = torch.where(unknown, prior, rows), ~unknown
             tokens.append(sampler(denoiser, rows, frozen=frozen, generator=generator).cpu())
             if len(x) > batch_size:
-                done = sum(map(len, tokens))
+                done = min(sum(map(len, tokens)) * ranks.size, len(x))
                 seconds = time.monotonic() - began
                 log.info("%d of %d sequences drawn, %.0f seconds", done, len(x), seconds)
-    drawn = torch.cat(tokens)
+    asked = _classifier_evaluations(denoiser) - asked_before
+    drawn = torch.cat(ranks.together(tokens))
+    counts = np.sum(ranks.together([(meter.calls, meter.evaluations, asked)]), 0)
     return Drawn(
         drawn,
         [model.tokenizer.decode(row) for row in drawn],
-        meter.calls,
-        meter.evaluations,
-        _classifier_evaluations(denoiser) - asked_before,
-        time.monotonic() - began,
-        meter.seconds,
+        *counts.tolist(),
+        seconds=time.monotonic() - began,
+        network_seconds=meter.seconds,
     )
 
 

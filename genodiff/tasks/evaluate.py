@@ -26,6 +26,8 @@ keys:
   baselines=false     leave the Markov models of order 0 to 11 out
   plot=FILE.svg|.png  nats by the share of tokens that is masked
   batch_size= seed= device=auto|cpu|cuda overwrite=true
+  devices=            how many processes share the work, one a device: auto (all GPUs; one process
+                      on a CPU; what torchrun or SLURM has started) or a number
   out=FILE.json|-     nats per token with standard error and 95 % interval, perplexity, what was
                       counted, nats by the share masked, baselines
 """
@@ -38,6 +40,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
+
+import torch
 
 from genodiff import __version__
 from genodiff.data import DnaTokenizer, SequenceData
@@ -67,8 +71,11 @@ from genodiff.files import atomic_path, claim_file, write_text
 from genodiff.tasks.build import Node, build, select_device
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import Model, data_of, load_model, strand_averaged
+from genodiff.tasks.sharing import sharing
 
 log = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
 
 Split = Literal["train", "valid", "test"]
 EstimatorName = Literal["auto", "exactly_k", "objective", "paper", "steps", "chain", "exact"]
@@ -96,6 +103,7 @@ def main(
     baselines: bool,
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
+    devices: int | Literal["auto"],
     overwrite: bool,
 ) -> None:
     """Evaluates and writes the JSON."""
@@ -109,7 +117,7 @@ def main(
             "or a number."
         )
     chosen = select_device(device)
-    model = load_model(Path(checkpoint), chosen)
+    model = load_model(Path(checkpoint), CPU)
     node = dict(data)
     split = node.pop("split", "test")
     if split not in ("train", "valid", "test"):
@@ -131,36 +139,42 @@ def main(
             f"plot={plot} is of nats by the share masked, and estimator={own.name} does not go by "
             "it; use estimator=exactly_k, or leave plot= out."
         )
+    other = None if against is None else load_model(Path(against), CPU)
+    if other is not None:
+        _require_tokenizer(other, sequences, "against", str(against))
+    complement = getattr(model.tokenizer, "complement", None) if strands == "both" else None
+    if strands == "both" and complement is None:
+        raise UserError(
+            f"strands=both is for DNA, and the tokens of {type(model.tokenizer).__name__} have no "
+            "complement; leave it out."
+        )
     settings: Settings = {
         "samples_per_sequence": 1 if samples_per_sequence == "all" else samples_per_sequence,
         "half_width": half_width,
         "max_evaluations": max_evaluations,
         "seed": seed,
-        "device": chosen,
         "progress": _lines(seconds=20),
         "clusters": sequences.cluster_ids(split, max_sequences=max_sequences).tolist(),
     }
     extra: dict[str, Any] = {}
     second: Likelihood | None = None
-    if against is not None:
-        other = load_model(Path(against), chosen)
-        _require_tokenizer(other, sequences, "against", against)
-        rival, its = asked(other)
-        compared = compare_likelihoods(denoiser, rival, batches, estimators=(own, its), **settings)
-        likelihood, second = compared.first, compared.second
-        extra["against"] = {"checkpoint": against, **comparison_report(compared)}
-    elif strands == "both":
-        complement = getattr(model.tokenizer, "complement", None)
-        if complement is None:
-            raise UserError(
-                "strands=both is for DNA, and the tokens of "
-                f"{type(model.tokenizer).__name__} have no complement; leave it out."
+    with sharing(devices, chosen) as (ranks, here):
+        settings |= {"ranks": ranks, "device": here}
+        if other is not None:
+            rival, its = asked(other)
+            compared = compare_likelihoods(
+                denoiser, rival, batches, estimators=(own, its), **settings
             )
-        both = both_strands(denoiser, batches, complement, estimator=own, **settings)
-        likelihood = both.given
-        extra["strands"] = strands_report(both)
-    else:
-        likelihood = nelbo(denoiser, batches, estimator=own, **settings)
+            likelihood, second = compared.first, compared.second
+            extra["against"] = {"checkpoint": against, **comparison_report(compared)}
+        elif complement is not None:
+            both = both_strands(denoiser, batches, complement, estimator=own, **settings)
+            likelihood = both.given
+            extra["strands"] = strands_report(both)
+        else:
+            likelihood = nelbo(denoiser, batches, estimator=own, **settings)
+    if ranks.rank:
+        return  # the first one writes
     report = {
         **likelihood.summary(),
         "counted": counted(likelihood, model.tokenizer),

@@ -15,6 +15,8 @@ keys:
   keep=BED            bases inside the regions that stay as they are
   out=FILE|-          FASTA of flanks (as they are in the genome) and designs (upper case);
                       FILE.json beside it has config, seed and cost
+  devices=            how many processes share the regions, one a device: auto (all GPUs; one
+                      process on a CPU; what torchrun or SLURM has started) or a number
   batch_size= cache_dir= seed= device=auto|cpu|cuda overwrite=true
 and how they are drawn. Positions count from the start of the region; pattern= and gc= are of all
 its bases, with what is kept; motifs are of the bases that are drawn, though they may reach into
@@ -43,6 +45,7 @@ from genodiff.tasks.design import Design, described
 from genodiff.tasks.draw import Drawn, claim_samples, draw_sequences, fasta_record
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import Model, load_model, require_length
+from genodiff.tasks.sharing import sharing
 
 
 def main(
@@ -77,6 +80,7 @@ def main(
     particles: int | None,
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
+    devices: int | Literal["auto"],
     overwrite: bool,
 ) -> None:
     """Designs and writes."""
@@ -93,7 +97,7 @@ def main(
     rows = read_regions(regions, source.lengths)
     kept = [] if keep is None else read_regions(keep, source.lengths)
     chosen = select_device(device)
-    model = load_model(Path(checkpoint), chosen)
+    model = load_model(Path(checkpoint), torch.device("cpu"))
     if not isinstance(model.tokenizer, DnaTokenizer):
         raise UserError(
             f"checkpoint={checkpoint} reads the tokens of {type(model.tokenizer).__name__}, and "
@@ -104,27 +108,36 @@ def main(
             f"checkpoint={checkpoint} is a {type(model.denoiser).__name__}, which sees nothing of "
             "what comes after a region; use a model that sees both sides."
         )
-    built = design.built_sampler(model)
     stretches = [cut(source, region, context, kept, model.tokenizer) for region in rows]
     if kept and not any(overlaps(region, kept) for region in rows):
         raise UserError(f"keep={keep} has no base in any region of {regions}; correct one.")
-    # What cannot be is found before anything is drawn.
-    denoisers = [_denoiser(design, model, stretch) for stretch in stretches]
+    with sharing(devices, chosen) as (ranks, here):
+        model.denoiser.to(here)
+        built = design.built_sampler(model)
+        # What cannot be is found before anything is drawn.
+        denoisers = [_denoiser(design, model, stretch) for stretch in stretches]
+        drawn = ranks.together(
+            [
+                draw_sequences(
+                    model,
+                    denoisers[index],
+                    built,
+                    torch.from_numpy(stretch.x).repeat(num_samples, 1),
+                    seed=int(np.random.SeedSequence((seed, index)).generate_state(1)[0]),
+                    batch_size=batch_size,
+                )
+                for index, stretch in ranks.mine(enumerate(stretches))
+            ]
+        )
+    if ranks.rank:
+        return  # the first one writes
     text, costs = "", []
     names = unique([stretch.region for stretch in stretches])
-    for index, (stretch, name) in enumerate(zip(stretches, names, strict=True)):
-        drawn = draw_sequences(
-            model,
-            denoisers[index],
-            built,
-            torch.from_numpy(stretch.x).repeat(num_samples, 1),
-            seed=int(np.random.SeedSequence((seed, index)).generate_state(1)[0]),
-            batch_size=batch_size,
-        )
+    for stretch, name, designs in zip(stretches, names, drawn, strict=True):
         place = f"{stretch.region}({stretch.region.strand})"
-        costs.append({"name": name, "region": place, **drawn.cost()})
+        costs.append({"name": name, "region": place, **designs.cost()})
         provenance = f"model={checkpoint} seed={seed} genodiff={__version__}"
-        text += records(stretch, name, drawn, provenance)
+        text += records(stretch, name, designs, provenance)
     if target is None:
         sys.stdout.write(text)
         return
@@ -132,6 +145,7 @@ def main(
         **{name: value for name, value in asked.items() if name not in ("out", "overwrite")},
         "sampler": described(built),
         "device": str(chosen),
+        "processes": ranks.size,
         "costs": costs,
         "genome_sha256": source.sha256,
         "version": __version__,

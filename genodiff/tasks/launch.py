@@ -17,11 +17,13 @@ from difflib import get_close_matches
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from genodiff.config import config_dir
 from genodiff.errors import OutsideError, UserError
+from genodiff.ranks import is_first
 from genodiff.tasks.build import check_arguments
 
 Run = Callable[..., int | None]
@@ -71,6 +73,8 @@ def _run_composed(task: str, run: Run) -> int:
             check_arguments(run, arguments, where="")
             codes.append(run(**arguments))
         except Exception as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise  # Hydra runs the other jobs, says which one failed, and raises it again
             failures.append(error)
 
     composed()
@@ -123,6 +127,7 @@ def _interrupt(signum: int, frame: object) -> None:
 
 def _configure_logging() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s", force=True)
+    logging.getLogger("genodiff").setLevel(logging.INFO if is_first() else logging.ERROR)
     for name in ("lightning.pytorch", "lightning.fabric", "pytorch_lightning", "matplotlib"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # Advice about data-loader workers and the like is not for genodiff's users.

@@ -16,6 +16,8 @@ keys:
   batch_size=         sequences drawn together; the i-th batch has its own random numbers
   out=FILE|-          FASTA (of a model that is not of DNA, one sequence a line), or standard
                       output; FILE.json beside it has config, seed and cost
+  devices=            how many processes share the batches, one a device: auto (all GPUs; one
+                      process on a CPU; what torchrun or SLURM has started) or a number
   seed= device=auto|cpu|cuda overwrite=true
 and how they are drawn:
 {design}
@@ -41,6 +43,7 @@ from genodiff.tasks.design import Design, described
 from genodiff.tasks.draw import claim_samples, draw_sequences, masks, text_of
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import Model, load_model, require_length
+from genodiff.tasks.sharing import sharing
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +79,7 @@ def main(
     particles: int | None,
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
+    devices: int | Literal["auto"],
     overwrite: bool,
 ) -> None:
     """Draws and writes."""
@@ -87,13 +91,18 @@ def main(
     design.check()
     target = claim_samples(out, overwrite=overwrite)
     chosen = select_device(device)
-    model = load_model(Path(checkpoint), chosen)
+    model = load_model(Path(checkpoint), torch.device("cpu"))
     require_length(model, window or length, "length" if window is None else "window")
     x = _begun(model, num_samples, length, prompt)
-    built = design.built_sampler(model, _in_windows(window, stride, design))
-    drawn = draw_sequences(
-        model, design.denoiser(model, x[0]), built, x, seed=seed, batch_size=batch_size
-    )
+    with sharing(devices, chosen) as (ranks, here):
+        model.denoiser.to(here)
+        built = design.built_sampler(model, _in_windows(window, stride, design))
+        denoiser = design.denoiser(model, x[0])
+        drawn = draw_sequences(
+            model, denoiser, built, x, seed=seed, batch_size=batch_size, ranks=ranks
+        )
+    if ranks.rank:
+        return  # the first one writes
     log.info(
         "%d sequences, %s network evaluations, %.1f seconds, of which %.1f outside the network",
         *(num_samples, f"{drawn.network_evaluations:,}", drawn.seconds),
@@ -108,6 +117,7 @@ def main(
         **{name: value for name, value in asked.items() if name not in ("out", "overwrite")},
         "sampler": described(built),
         "device": str(chosen),
+        "processes": ranks.size,
         **drawn.cost(),
         "version": __version__,
     }

@@ -70,6 +70,7 @@ from genodiff.diffusion import Ancestral
 from genodiff.errors import OutsideError, UserError
 from genodiff.evaluation import Likelihood, estimator_for, nelbo
 from genodiff.files import claim_folder, free_space, is_disk_trouble, write_text
+from genodiff.ranks import is_first
 from genodiff.tasks.build import Node, build, select_device, with_absolute_paths
 from genodiff.tasks.draw import draw_sequences, masks, text_of
 from genodiff.tasks.launch import command_line, launch, user_overrides
@@ -88,7 +89,6 @@ from genodiff.training import (
     GenerativeModule,
     Plan,
     fit,
-    is_first,
     newest_checkpoint,
 )
 
@@ -121,8 +121,6 @@ def main(
     trainer: Node,
 ) -> int:
     """Starts a run, or goes on with one. Returns 130 if a signal ended it before its last step."""
-    if not is_first():
-        logging.getLogger("genodiff").setLevel(logging.ERROR)
     if resume is not None:
         return resume_run(Path(resume), device, trainer)
     if out is None:

@@ -5,7 +5,7 @@ from genodiff.training.ema import ExponentialMovingAverage
 from genodiff.training.fit import Fitted, Plan, fit
 from genodiff.training.generative import DivergedError, GenerativeModule
 from genodiff.training.optimizer import AdamWCosine
-from genodiff.training.processes import Processes, is_first
+from genodiff.training.processes import Processes, cluster, processes_on
 from genodiff.training.run_log import read_metrics
 
 __all__ = [
@@ -17,9 +17,10 @@ __all__ = [
     "Plan",
     "Processes",
     "Resumable",
+    "cluster",
     "fit",
-    "is_first",
     "newest_checkpoint",
+    "processes_on",
     "read_checkpoint",
     "read_metrics",
 ]

@@ -8,8 +8,6 @@ from typing import Literal, NamedTuple
 
 import lightning
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import nn
 from torch.utils.data import DataLoader
@@ -25,7 +23,7 @@ from genodiff.training.callbacks import (
 )
 from genodiff.training.checkpoints import AtomicCheckpointIO, Checkpoints, read_checkpoint
 from genodiff.training.generative import GenerativeModule
-from genodiff.training.processes import Processes, processes
+from genodiff.training.processes import Processes, cluster, processes_on
 from genodiff.training.run_log import RunLog
 from genodiff.training.sharding import ShardedStrategy
 from genodiff.training.tensorboard import TensorBoard
@@ -88,7 +86,7 @@ class Plan:
 
     def processes(self, device: torch.device) -> Processes:
         """The processes that the run has."""
-        return processes(self.devices, self.num_nodes, device)
+        return processes_on(self.devices, self.num_nodes, device)
 
 
 class Fitted(NamedTuple):
@@ -153,7 +151,7 @@ def fit(
             checkpoints,
         ],
         logger=TensorBoard(run / "tensorboard"),
-        plugins=[AtomicCheckpointIO(), *_cluster()],
+        plugins=[AtomicCheckpointIO(), *cluster()],
         log_every_n_steps=plan.log_every,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -180,13 +178,6 @@ def _strategy(plan: Plan, there: Processes) -> Strategy | Literal["auto"]:
     if plan.strategy == "auto" and there.total == 1:
         return "auto"
     return ShardedStrategy() if plan.strategy == "fsdp" else DDPStrategy()
-
-
-def _cluster() -> list[SLURMEnvironment]:
-    """SLURM without Lightning's requeueing, which has checkpoints of its own."""
-    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
-        return [SLURMEnvironment(auto_requeue=False)]
-    return []
 
 
 def _precision(wanted: str, device: torch.device) -> Literal["32-true", "bf16-mixed"]:

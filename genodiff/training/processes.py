@@ -1,4 +1,4 @@
-"""The processes that train one model, one a device: how many there are, and who starts them.
+"""The processes that share a command's work, one a device: how many, and who starts them.
 
 torchrun and SLURM (srun) start all of them, and say so in the environment. Otherwise the one that
 the user has started starts the others of its machine, as Lightning does: each runs the same
@@ -6,7 +6,7 @@ command again.
 """
 
 import os
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
@@ -35,16 +35,14 @@ class Processes(NamedTuple):
         return batch_size // self.total
 
 
-def is_first() -> bool:
-    """Whether this is the process that writes files and talks to the user."""
-    ranks = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of torchrun; of Lightning too; of SLURM
-    return all(os.environ.get(rank, "0") == "0" for rank in ranks)
-
-
-def processes(
-    devices: int | Literal["auto"], num_nodes: int | Literal["auto"], device: torch.device
+def processes_on(
+    devices: int | Literal["auto"],
+    num_nodes: int | Literal["auto"],
+    device: torch.device,
+    *,
+    where: str = "trainer.",
 ) -> Processes:
-    """The processes of a run on devices of the kind of `device`.
+    """The processes of a run on devices of the kind of `device`; `where` the config asks for them.
 
     "auto" is what torchrun or SLURM has started; else one node, and all its GPUs or, on a CPU, one
     process. Raises UserError if other numbers were asked for than were started.
@@ -53,7 +51,7 @@ def processes(
     if started is None:
         if num_nodes not in ("auto", 1):
             raise UserError(
-                f"trainer.num_nodes={num_nodes}: this process can start others on its own machine "
+                f"{where}num_nodes={num_nodes}: this process can start others on its own machine "
                 "alone; start the run with srun, or with torchrun on every node."
             )
         every = torch.cuda.device_count() if device.type == "cuda" else 1
@@ -64,10 +62,17 @@ def processes(
     ):
         if asked not in ("auto", there):
             raise UserError(
-                f"trainer.{key}={asked}, but {by} has started {started.nodes} nodes of "
+                f"{where}{key}={asked}, but {by} has started {started.nodes} nodes of "
                 f"{started.per_node} processes; leave it at auto, or have {by} start as many."
             )
     return started
+
+
+def cluster() -> list[Any]:
+    """SLURM, where it has started the processes, without Lightning's requeueing."""
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        return [SLURMEnvironment(auto_requeue=False)]
+    return []
 
 
 def _started() -> tuple[Processes | None, str]:
