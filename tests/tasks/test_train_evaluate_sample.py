@@ -155,3 +155,15 @@ def test_a_resumed_run_keeps_its_provenance(genodiff: Genodiff, trained: str) ->
     after = json.loads((Path(trained) / "manifest.json").read_text())
     assert after["command"] == before["command"] and after["command"][1] == "train"
     assert [session["command"][2] for session in after["sessions"]][1] == f"resume={trained}"
+
+
+def test_a_job_that_fails_among_several_does_not_stop_the_others(genodiff: Genodiff) -> None:
+    steps = "trainer.max_steps=0,2"
+    words = ("data=synthetic", "data.length=32", "trainer.validate_sequences=4", "device=cpu")
+    sizes = ("backbone.d_model=16", "backbone.n_layers=1")
+    outcome = genodiff("train", "--multirun", steps, *words, *sizes, "out=of_${trainer.max_steps}")
+    assert outcome.code == 2
+    last = outcome.stderr.splitlines()[-1]
+    assert last == "genodiff train: trainer.max_steps=0 must be at least 1."
+    assert not Path("of_0").exists()
+    assert Path("of_2/checkpoints/last.ckpt").is_file()
