@@ -17,11 +17,15 @@ LENGTH, BATCH = 64, 250
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:This DataLoader will create .* worker processes:UserWarning")
 @pytest.mark.parametrize(
-    ("start_method", "n_windows"),
-    [("fork", 100_000), pytest.param("spawn", 100_000, marks=pytest.mark.slow)],
+    ("start_method", "n_workers", "n_windows"),
+    [
+        ("fork", 4, 100_000),
+        pytest.param("fork", 8, 1_000_000, marks=pytest.mark.slow),
+        pytest.param("spawn", 8, 1_000_000, marks=pytest.mark.slow),
+    ],
 )
-def test_no_window_of_100_000_is_wrong_under_four_workers(
-    start_method: Literal["fork", "spawn"], n_windows: int, tmp_path: Path
+def test_no_window_is_wrong_under_workers(
+    start_method: Literal["fork", "spawn"], n_workers: int, n_windows: int, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(3)
     sequences = {
@@ -36,7 +40,7 @@ def test_no_window_of_100_000_is_wrong_under_four_workers(
         reverse_complement=True,
         jitter=100,
         max_n_fraction=1.0,
-        num_workers=4,
+        num_workers=n_workers,
         start_method=start_method,
         cache_dir=tmp_path,
     )
