@@ -39,6 +39,7 @@ from genodiff.backbones import Caduceus, DiMamba, ReverseComplementEquivariant, 
 from genodiff.backbones.mamba import SelectiveSSM
 from genodiff.data import DnaTokenizer
 from genodiff.ops import selective_scan
+from genodiff.training import compile_blocks
 
 DNA = DnaTokenizer()
 COMPLEMENT = list(DNA.complement)
@@ -116,6 +117,8 @@ def networks(d: int, layers: int, device: torch.device) -> dict[str, nn.Module]:
         "Ph, published": PublishedCaduceus(copy.deepcopy(trunk), selective_scan),
         "PS, published": PublishedCaduceus(copy.deepcopy(trunk), selective_scan, table),
     }
+    result["DiT, compiled"] = copy.deepcopy(result["DiT"])
+    compile_blocks(result["DiT, compiled"], device)
     pscan = pscan_or_none() if device.type == "cpu" else None
     if pscan is not None:
         result["Ph, published, pscan"] = PublishedCaduceus(copy.deepcopy(trunk), pscan)
@@ -127,6 +130,7 @@ def networks(d: int, layers: int, device: torch.device) -> dict[str, nn.Module]:
 PEERS = {
     "Caduceus-Ph": ("Ph, published", "Ph, published, pscan"),
     "Caduceus-PS": ("PS, published",),
+    "DiT, compiled": ("DiT",),
 }
 
 
@@ -143,7 +147,9 @@ def measure_steps(device: torch.device, arguments: argparse.Namespace) -> dict[s
         steps[name]()  # AdamW's moments are part of the network, not of a step
         rows[name] = {
             "parameters": sum(p.numel() for p in network.parameters()),
-            "flops": None if "published" in name else flops(network, loss, x0.numel()),
+            "flops": None
+            if "published" in name or "compiled" in name
+            else flops(network, loss, x0.numel()),
             "peak_mib": peak_bytes(steps[name], device) / 2**20,
         }
     size, dtype = (2048, torch.float32) if device.type == "cpu" else (8192, torch.bfloat16)

@@ -33,14 +33,15 @@ keys:
   trainer.devices=    how many processes share a batch, one a device: auto (all GPUs; one process
                       on a CPU; what torchrun or SLURM has started) or a number
   trainer.micro_batch=  the most sequences that a device takes at once, where memory is short;
-                      trainer.strategy=fsdp shares the model out, where it does not fit
+                      trainer.strategy=fsdp shares the model out, where it does not fit;
+                      trainer.compile=true fuses a transformer's blocks (torch.compile)
   sample_length=      length of the samples shown during training (default: the window length)
   seed= device=auto|cpu|cuda overwrite=true
 
 Stopped by Ctrl-C, SIGTERM or a crash, a run goes on with `genodiff train resume=RUN` and ends, on
 a CPU, with the same weights and metrics, bit for bit, as if it had never stopped. Where a step is
-computed changes its result by rounding only: trainer.devices=, trainer.strategy= and
-trainer.micro_batch= may be given with resume= too.
+computed changes its result by rounding only: trainer.devices=, trainer.strategy=,
+trainer.micro_batch= and trainer.compile= may be given with resume= too.
 
 several machines:
   srun genodiff train experiment=NAME out=RUN            in an sbatch script with --nodes=2
@@ -88,6 +89,7 @@ from genodiff.training import (
     Fitted,
     GenerativeModule,
     Plan,
+    compile_blocks,
     fit,
     newest_checkpoint,
 )
@@ -96,7 +98,7 @@ log = logging.getLogger(__name__)
 
 TRAINED = {"_target_": None}
 """backbone=trained."""
-WHERE = ("devices", "num_nodes", "strategy", "micro_batch")
+WHERE = ("devices", "num_nodes", "strategy", "micro_batch", "compile")
 """The keys of trainer that say where a step is computed, and not what."""
 
 
@@ -146,7 +148,7 @@ def main(
     chosen = select_device(device)
     # Everything is built before anything is written: a mistake in the config costs nothing.
     parts = assemble(config)
-    parts.plan.processes(chosen).share(parts.data.batch_size)
+    parts.fit_to(chosen)
     run = claim_folder(Path(out), overwrite=overwrite) if is_first() else Path(out)
     return start(parts, config, run, chosen)
 
@@ -204,6 +206,7 @@ def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"], trainer: Node)
     else:
         log.info("going on from step %d of %s.", newest.step, newest.path)
         parts = assemble({**config, "init": None})
+    parts.fit_to(chosen)
     with _outside_troubles(run):
         return _finish(run, parts, _fit(parts, run, chosen, resume=newest and newest.path))
 
@@ -262,6 +265,12 @@ class Parts:
     ) -> None:
         self.data, self.model, self.module = data, model, module
         self.plan, self.sample_length = plan, sample_length
+
+    def fit_to(self, device: torch.device) -> None:
+        """Readies them for devices of that kind. Raises UserError if the plan is none for them."""
+        self.plan.processes(device).share(self.data.batch_size)
+        if self.plan.compile:
+            compile_blocks(self.model.network, device)
 
 
 def assemble(config: dict[str, Any]) -> Parts:

@@ -1,6 +1,7 @@
 """Training with Lightning: the module, the optimizer, the averaged weights, the run."""
 
 from genodiff.training.checkpoints import Resumable, newest_checkpoint, read_checkpoint
+from genodiff.training.compiling import compile_blocks
 from genodiff.training.ema import ExponentialMovingAverage
 from genodiff.training.fit import Fitted, Plan, fit
 from genodiff.training.generative import DivergedError, GenerativeModule
@@ -18,6 +19,7 @@ __all__ = [
     "Processes",
     "Resumable",
     "cluster",
+    "compile_blocks",
     "fit",
     "newest_checkpoint",
     "processes_on",

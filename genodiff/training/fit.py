@@ -42,6 +42,7 @@ class Plan:
             "auto" is "ddp" where there are several devices.
         micro_batch: the most sequences that a device takes at once; None for its whole share of a
             batch. No number that changes where a step is computed changes its result.
+        compile: see `compile_blocks`, which the module's network has been given to.
         gradient_clip: largest L2 norm of a step's gradient.
         ema_decay: of the averaged weights; at step n it is at most (1 + n) / (10 + n).
         log_every, validate_every, checkpoint_every, sample_every: steps between; 0 samples never.
@@ -54,6 +55,7 @@ class Plan:
     num_nodes: int | Literal["auto"] = "auto"
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     micro_batch: int | None = None
+    compile: bool = False
     gradient_clip: float = 1.0
     ema_decay: float = 0.9999
     log_every: int = 20

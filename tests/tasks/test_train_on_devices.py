@@ -171,3 +171,44 @@ def test_a_run_of_an_older_release_is_one_clear_line(genodiff: Genodiff, trained
     outcome = genodiff("train", f"resume={trained}")
     assert outcome.code == 2
     assert "accumulate" in outcome.stderr.splitlines()[-1]
+
+
+def test_a_network_of_scans_is_not_compiled(genodiff: Genodiff, genome: Genome) -> None:
+    outcome = genodiff("train", *genome, *SMALL, "trainer.compile=true", "out=run")
+    assert outcome.code == 2
+    assert "trainer.compile=true is for transformers" in outcome.stderr
+    assert not Path("run").exists()
+
+
+def test_a_machine_that_cannot_compile_is_told_so(
+    genodiff: Genodiff, genome: Genome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no C++ compiler\nand much else")
+
+    monkeypatch.setattr("torch.compile", fail)
+    words = (*SMALL, "backbone=dit_tiny", "backbone.n_heads=2", "trainer.compile=true")
+    outcome = genodiff("train", *genome, *words, "out=run")
+    assert outcome.code == 2, outcome.stderr
+    assert "torch.compile fails for cpu here (no C++ compiler)" in outcome.stderr.splitlines()[-1]
+    assert not Path("run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [(), ("trainer.devices=2", "trainer.strategy=fsdp")])
+def test_a_compiled_transformer_takes_the_steps_of_an_eager_one(
+    genodiff: Genodiff, genome: Genome, devices: tuple[str, ...]
+) -> None:
+    words = (*genome, *SMALL, "backbone=dit_tiny", "backbone.n_heads=2", "backbone.dropout=0.0")
+    eager = genodiff("train", *words, "out=eager")
+    assert eager.code == 0, eager.stderr
+    process = start(*words, *devices, "trainer.compile=true", "out=fused")
+    stderr = process.communicate()[1]
+    assert process.returncode == 0, stderr
+    assert "Warning" not in stderr, stderr
+    for ours, theirs in zip(rows("fused"), rows("eager"), strict=True):
+        assert ours["nats_per_token"] == pytest.approx(theirs["nats_per_token"], rel=1e-4)
+    left, right = (
+        read_checkpoint(Path(f"{run}/checkpoints/last.ckpt")) for run in ("fused", "eager")
+    )
+    assert left["state_dict"].keys() == right["state_dict"].keys()
