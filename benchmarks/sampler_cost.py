@@ -88,7 +88,7 @@ def main() -> None:
                 for name, sampler in (("planned", planned), ("published", published)):
                     x = denoiser.process.prior((batch, arguments.length), device=device)
                     generator = torch.Generator(device).manual_seed(repeat)
-                    began = time.perf_counter()
+                    began, began_work = time.perf_counter(), time.process_time()
                     with Meter(network) as meter:
                         sampler(denoiser, x, steps, generator)
                     seconds = time.perf_counter() - began
@@ -97,6 +97,7 @@ def main() -> None:
                             "calls": meter.calls,
                             "row_evaluations": meter.evaluations,
                             "seconds": seconds,
+                            "cpu_seconds": time.process_time() - began_work,
                             "outside_the_network": seconds - meter.seconds,
                         }
                     )
@@ -145,7 +146,8 @@ def _line(row: dict[str, Any]) -> str:
         f"published rule ({ours['row_evaluations'] / theirs['row_evaluations']:.3f}), "
         f"{row['all']:,} of all; calls {ours['calls']:.0f} and {theirs['calls']:.0f}; "
         f"{ours['seconds']:.1f} s ({ours['outside_the_network']:.1f} outside the network) and "
-        f"{theirs['seconds']:.1f} s"
+        f"{theirs['seconds']:.1f} s; of the processor {ours['cpu_seconds']:.1f} s and "
+        f"{theirs['cpu_seconds']:.1f} s"
     )
 
 
