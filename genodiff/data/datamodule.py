@@ -141,20 +141,15 @@ class SequenceData:
         return [str(place) for place in self.dataset("train").locate(keys)]
 
     def eval_loader(
-        self,
-        split: Split,
-        *,
-        max_sequences: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
+        self, split: Split, *, max_sequences: int | None = None
     ) -> DataLoader[TokenBatch]:
         """Every window of a split once, in order, without augmentation; the last batch is smaller.
 
-        `max_sequences` takes so many, spread evenly. A rank sees each `world_size`-th batch.
+        `max_sequences` takes so many, spread evenly.
         """
         dataset = self.dataset(split).plain()
         index = _spread(len(dataset), max_sequences)
-        return self._loader(dataset, EvalBatches(index, self.eval_batch_size, rank, world_size))
+        return self._loader(dataset, EvalBatches(index, self.eval_batch_size))
 
     def cluster_ids(
         self, split: Split, *, max_sequences: int | None = None
@@ -214,11 +209,11 @@ class TrainBatches(Sampler[Keys]):
 
 @final
 class EvalBatches(Sampler[Keys]):
-    """The keys of batches `rank`, `rank + world_size`, ... of the windows `index`, in epoch 0."""
+    """The keys of the windows `index`, in epoch 0."""
 
-    def __init__(self, index: Int64[np.ndarray, "n"], batch_size: int, rank: int, world_size: int):
+    def __init__(self, index: Int64[np.ndarray, "n"], batch_size: int):
         self.index, self.batch_size = index, batch_size
-        self.starts = range(rank * batch_size, len(index), world_size * batch_size)
+        self.starts = range(0, len(index), batch_size)
 
     def __iter__(self) -> Iterator[Keys]:
         for start in self.starts:
