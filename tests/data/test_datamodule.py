@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from genodiff.batch import TokenBatch
 from genodiff.data import DnaTokenizer, SequenceData, fasta_data
