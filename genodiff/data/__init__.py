@@ -11,6 +11,7 @@ from genodiff.data.datamodule import (
 from genodiff.data.fasta import SOFT_MASK
 from genodiff.data.genome import Genome, default_cache_dir
 from genodiff.data.intervals import SPLITS, BedRow, Split, check_disjoint_splits, read_bed, rows_of
+from genodiff.data.labelled import ClassificationTask, LabelledSequences, LabelledWindows
 from genodiff.data.patterns import BASES, Motif, allowed_tokens, parse_motif
 from genodiff.data.pooled import Pooled, pooled_data
 from genodiff.data.regions import Region, overlaps, read_regions
@@ -28,12 +29,15 @@ __all__ = [
     "SPLITS",
     "BedRow",
     "ByteTokenizer",
+    "ClassificationTask",
     "DnaTokenizer",
     "EntropyEstimate",
     "EvalBatches",
     "Genome",
     "GenomeWindows",
     "InsideRows",
+    "LabelledSequences",
+    "LabelledWindows",
     "Motif",
     "Places",
     "Pooled",
