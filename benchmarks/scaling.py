@@ -109,7 +109,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--bandwidth", type=float, default=4.3e12, help="bytes a second (H200)")
     parser.add_argument("--link", type=float, default=40e9, help="bytes a second between devices")
     parser.add_argument("--launch", type=float, default=6e-6, help="seconds a call")
-    parser.add_argument("--share", type=float, nargs="+", default=[0.3, 0.8])
+    parser.add_argument("--share", type=float, nargs="+", default=[0.15, 0.4])
     return parser.parse_args()
 
 
