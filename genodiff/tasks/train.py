@@ -71,7 +71,7 @@ from genodiff.diffusion import Ancestral
 from genodiff.errors import OutsideError, UserError
 from genodiff.evaluation import Likelihood, estimator_for, nelbo
 from genodiff.files import claim_folder, free_space, is_disk_trouble, write_text
-from genodiff.ranks import is_first
+from genodiff.ranks import Ranks, is_first
 from genodiff.tasks.build import Node, build, select_device, with_absolute_paths
 from genodiff.tasks.draw import draw_sequences, masks, text_of
 from genodiff.tasks.launch import command_line, launch, user_overrides
@@ -323,11 +323,13 @@ def assemble(config: dict[str, Any]) -> Parts:
 
 def validation(
     data: SequenceData, sequences: int, model: Model
-) -> Callable[[nn.Module], Likelihood]:
+) -> Callable[[nn.Module, Ranks], Likelihood]:
     """Scores a model on `sequences` windows spread evenly over the validation split."""
     batches = list(data.eval_loader("valid", max_sequences=sequences))
     estimator = estimator_for(model.objective, model.denoiser)
-    return lambda it: nelbo(it, batches, estimator=estimator, repeats=8, seed=0)
+    return lambda it, ranks: nelbo(
+        it, batches, estimator=estimator, repeats=8, seed=0, ranks=ranks
+    )
 
 
 def _fit(parts: Parts, run: Path, device: torch.device, resume: Path | None) -> Fitted:

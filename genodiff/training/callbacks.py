@@ -18,9 +18,11 @@ from torch import nn
 from tqdm import tqdm
 
 from genodiff.files import write_text
+from genodiff.ranks import ALONE, Ranks
 from genodiff.training.checkpoints import Checkpoints
 from genodiff.training.generative import GenerativeModule
 from genodiff.training.run_log import RunLog
+from genodiff.training.sharding import ShardedStrategy
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,8 @@ class Score(Protocol):
 
 class Validation(lightning.Callback):
     """Scores the averaged weights every `every` steps and at the end, with the same masks each
-    time.
+    time. Processes share the work, but for those that each hold a share of the model: all of them
+    have to call it equally often.
 
     Run here and not by Lightning's validation loop, so that "step, validation, checkpoint" is one
     unit: a checkpoint is written after the validation of its step, never between.
@@ -44,7 +47,7 @@ class Validation(lightning.Callback):
 
     def __init__(
         self,
-        score: Callable[[nn.Module], Score],
+        score: Callable[[nn.Module, Ranks], Score],
         every: int,
         *,
         run_log: RunLog,
@@ -63,8 +66,10 @@ class Validation(lightning.Callback):
         """Validates when due."""
         if not _due(trainer, pl_module, self.every):
             return
+        shared = not isinstance(trainer.strategy, ShardedStrategy)
+        ranks = Ranks(trainer.global_rank, trainer.world_size) if shared else ALONE
         with pl_module.averaged() as model:
-            result = self.score(model)
+            result = self.score(model, ranks)
         # One opinion: the best weights are saved by all processes together.
         nats, error = trainer.strategy.broadcast((result.nats_per_token, result.standard_error))
         self.run_log.write(trainer, "valid", nats, standard_error=error)

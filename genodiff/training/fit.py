@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from genodiff.errors import UserError
+from genodiff.ranks import Ranks
 from genodiff.training.callbacks import (
     Progress,
     SampleView,
@@ -109,7 +110,7 @@ def fit(
     plan: Plan,
     run: Path,
     *,
-    score: Callable[[nn.Module], Score],
+    score: Callable[[nn.Module, Ranks], Score],
     draw: Callable[[nn.Module], str],
     device: torch.device,
     resume: Path | None = None,
@@ -124,7 +125,8 @@ def fit(
         train_loader: gives the endless loader of training batches from a batch number on; a batch
             is that of an optimizer step.
         run: folder of `metrics.csv`, `checkpoints/`, `samples/` and the TensorBoard files.
-        score: validation of a model; every process asks for it, and the first one's counts.
+        score: validation of a model by the ranks that share it; all of them ask for it, and what
+            the first one is told counts.
         draw: a few samples of a model as FASTA or text.
 
     Raises DivergedError where the loss or the gradient is not finite.

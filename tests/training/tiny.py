@@ -18,6 +18,7 @@ from genodiff.diffusion import (
     NetworkDenoiser,
     Subs,
 )
+from genodiff.ranks import ALONE, Ranks
 from genodiff.training import AdamWCosine, Fitted, GenerativeModule, Plan, fit, newest_checkpoint
 
 VOCABULARY, MASK, LENGTH, BATCH = 6, 5, 12, 4
@@ -63,7 +64,7 @@ class Result(NamedTuple):
     standard_error: float
 
 
-def score(model: nn.Module) -> Result:
+def score(model: nn.Module, ranks: Ranks = ALONE) -> Result:
     total = sum(float(p.detach().double().abs().mean()) for p in model.parameters())
     return Result(total, 0.01)
 

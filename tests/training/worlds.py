@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from genodiff.batch import TokenBatch
 from genodiff.config import config_dir
+from genodiff.ranks import Ranks
 from genodiff.tasks.train import assemble
 from genodiff.training import Fitted, fit
 from tests.data.toys import random_sequence, write_bed, write_fasta
@@ -86,7 +87,7 @@ def train(
     held_out = next(iter(parts.data.eval_loader("valid"))).tokens
 
     @torch.no_grad()
-    def score(model: torch.nn.Module) -> Result:
+    def score(model: torch.nn.Module, ranks: Ranks) -> Result:
         model.eval()
         generator = torch.Generator().manual_seed(0)
         nats = parts.module.objective(model, held_out, generator=generator)
