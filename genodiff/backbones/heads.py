@@ -26,14 +26,23 @@ class SequenceClassifier(nn.Module):
         network: the backbone; its head is not used.
         n_classes: logits a sequence.
         pooling: "mean", "max", "first" or "last" of the positions that count.
+        pad_id: tokens of this id do not count; None if all do, as published.
     """
 
-    def __init__(self, network: Backbone, n_classes: int, *, pooling: str = "mean") -> None:
+    def __init__(
+        self,
+        network: Backbone,
+        n_classes: int,
+        *,
+        pooling: str = "mean",
+        pad_id: int | None = None,
+    ) -> None:
         super().__init__()
         require_positive(n_classes=n_classes)
         if pooling not in POOLS:
             raise UserError(f"pooling={pooling} is unknown; use {', '.join(POOLS)}.")
         self.network = network
+        self.pad_id = pad_id
         self.pool = POOLS[pooling]
         self.score = nn.Linear(network.d_strand, n_classes, bias=False)
         nn.init.normal_(self.score.weight, std=0.02)
@@ -41,13 +50,13 @@ class SequenceClassifier(nn.Module):
     def forward(
         self, tokens: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None
     ) -> Float[Tensor, "b c"]:
-        """Logits. `where` are the positions that count, such as all but padding; None for all.
+        """Logits. `where` are the positions that count; None for all but those of `pad_id`.
 
         Raises ValueError for a sequence none of whose positions count.
         """
         if where is None:
-            where = torch.ones_like(tokens, dtype=torch.bool)
-        elif not bool(where.any(-1).all()):
+            where = tokens != (-1 if self.pad_id is None else self.pad_id)
+        if not bool(where.any(-1).all()):
             raise ValueError("a sequence has no position that counts; leave empty sequences out")
         strands = self.network.strands(tokens)
         logits = [

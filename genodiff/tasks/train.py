@@ -69,7 +69,7 @@ from genodiff import __version__
 from genodiff.data import SequenceData
 from genodiff.diffusion import Ancestral
 from genodiff.errors import OutsideError, UserError
-from genodiff.evaluation import Likelihood, estimator_for, nelbo
+from genodiff.evaluation import estimator_for, nelbo
 from genodiff.files import claim_folder, free_space, is_disk_trouble, write_text
 from genodiff.ranks import Ranks, is_first
 from genodiff.tasks.build import Node, build, select_device, with_absolute_paths
@@ -89,6 +89,7 @@ from genodiff.training import (
     Fitted,
     GenerativeModule,
     Plan,
+    Score,
     compile_blocks,
     fit,
     newest_checkpoint,
@@ -323,13 +324,16 @@ def assemble(config: dict[str, Any]) -> Parts:
 
 def validation(
     data: SequenceData, sequences: int, model: Model
-) -> Callable[[nn.Module, Ranks], Likelihood]:
+) -> Callable[[nn.Module, Ranks], Score]:
     """Scores a model on `sequences` windows spread evenly over the validation split."""
     batches = list(data.eval_loader("valid", max_sequences=sequences))
     estimator = estimator_for(model.objective, model.denoiser)
-    return lambda it, ranks: nelbo(
-        it, batches, estimator=estimator, repeats=8, seed=0, ranks=ranks
-    )
+
+    def score(it: nn.Module, ranks: Ranks) -> Score:
+        found = nelbo(it, batches, estimator=estimator, repeats=8, seed=0, ranks=ranks)
+        return Score(found.nats_per_token, found.standard_error)
+
+    return score
 
 
 def _fit(parts: Parts, run: Path, device: torch.device, resume: Path | None) -> Fitted:

@@ -1,6 +1,8 @@
 """Training with Lightning: the module, the optimizer, the averaged weights, the run."""
 
+from genodiff.training.callbacks import Score
 from genodiff.training.checkpoints import Resumable, newest_checkpoint, read_checkpoint
+from genodiff.training.classification import Classification
 from genodiff.training.compiling import compile_blocks
 from genodiff.training.ema import ExponentialMovingAverage
 from genodiff.training.fit import Fitted, Plan, fit
@@ -11,6 +13,7 @@ from genodiff.training.run_log import read_metrics
 
 __all__ = [
     "AdamWCosine",
+    "Classification",
     "DivergedError",
     "ExponentialMovingAverage",
     "Fitted",
@@ -18,6 +21,7 @@ __all__ = [
     "Plan",
     "Processes",
     "Resumable",
+    "Score",
     "cluster",
     "compile_blocks",
     "fit",

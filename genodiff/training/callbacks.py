@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -27,13 +27,18 @@ from genodiff.training.sharding import ShardedStrategy
 log = logging.getLogger(__name__)
 
 
-class Score(Protocol):
-    """What a validation gives."""
+class Score(NamedTuple):
+    """What a validation gives; of classifiers the accuracy too, which then says which weights are
+    the best."""
+
+    nats_per_token: float
+    standard_error: float
+    accuracy: float | None = None
 
     @property
-    def nats_per_token(self) -> float: ...
-    @property
-    def standard_error(self) -> float: ...
+    def criterion(self) -> float:
+        """Lower is better."""
+        return self.nats_per_token if self.accuracy is None else -self.accuracy
 
 
 class Validation(lightning.Callback):
@@ -71,9 +76,12 @@ class Validation(lightning.Callback):
         with pl_module.averaged() as model:
             result = self.score(model, ranks)
         # One opinion: the best weights are saved by all processes together.
-        nats, error = trainer.strategy.broadcast((result.nats_per_token, result.standard_error))
-        self.run_log.write(trainer, "valid", nats, standard_error=error)
-        self.checkpoints.consider(trainer, nats)
+        found = trainer.strategy.broadcast(result)
+        columns = {"standard_error": found.standard_error}
+        if found.accuracy is not None:
+            columns["accuracy"] = found.accuracy
+        self.run_log.write(trainer, "valid", found.nats_per_token, **columns)
+        self.checkpoints.consider(trainer, found.criterion)
 
 
 class SampleView(lightning.Callback):

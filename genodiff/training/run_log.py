@@ -28,6 +28,7 @@ COLUMNS: tuple[str, ...] = (
     "nats_per_token",
     "standard_error",
     "perplexity",
+    "accuracy",
     "learning_rate",
     "gradient_norm",
 )

@@ -52,6 +52,18 @@ def test_logits_are_the_score_of_what_is_pooled(pooling: str) -> None:
     close(model(tokens), expected)
 
 
+def test_padding_is_known_by_its_id() -> None:
+    network, tokens = small_transformer(), some_tokens()
+    tokens[:, -5:], tokens[1, 0] = 4, 4
+    plain = classifier(network)
+    padded = SequenceClassifier(network, 3, pad_id=4)
+    padded.load_state_dict(plain.state_dict())
+    close(padded.to(tokens.device)(tokens), plain(tokens, tokens != 4))
+    tokens[2] = 4
+    with pytest.raises(ValueError, match="no position that counts"):
+        padded(tokens)
+
+
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_positions_that_do_not_count_are_not_pooled(pooling: str) -> None:
     model = classifier(small_transformer(), pooling)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from genodiff.ranks import Ranks
-from genodiff.training import Fitted, Plan, fit, newest_checkpoint
+from genodiff.training import Fitted, Plan, Score, fit, newest_checkpoint
 from tests.training import tiny
 from tests.training.test_fit import assert_equal, contents
 
@@ -94,7 +94,7 @@ def test_a_second_signal_counts_after_a_second_and_then_stops_at_once(tmp_path: 
 def run(folder: Path, at_validation: Callable[[], None], checkpoint_every: int = 5) -> Fitted:
     """`tiny.run`, with something that happens in its validations."""
 
-    def score(model: nn.Module, ranks: Ranks) -> tiny.Result:
+    def score(model: nn.Module, ranks: Ranks) -> Score:
         at_validation()
         return tiny.score(model)
 

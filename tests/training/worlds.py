@@ -24,9 +24,8 @@ from genodiff.batch import TokenBatch
 from genodiff.config import config_dir
 from genodiff.ranks import Ranks
 from genodiff.tasks.train import assemble
-from genodiff.training import Fitted, fit
+from genodiff.training import Fitted, Score, fit
 from tests.data.toys import random_sequence, write_bed, write_fasta
-from tests.training.tiny import Result
 
 BATCH, STEPS = 8, 6
 OBJECTIVES = {
@@ -87,12 +86,12 @@ def train(
     held_out = next(iter(parts.data.eval_loader("valid"))).tokens
 
     @torch.no_grad()
-    def score(model: torch.nn.Module, ranks: Ranks) -> Result:
+    def score(model: torch.nn.Module, ranks: Ranks) -> Score:
         model.eval()
         generator = torch.Generator().manual_seed(0)
         nats = parts.module.objective(model, held_out, generator=generator)
         model.train()
-        return Result(float(nats.mean()), 0.01)
+        return Score(float(nats.mean()), 0.01)
 
     def loader(first: int) -> DataLoader:
         batches: Any = Batches(parts.data.train_loader(first), first, stop_at, poison_at)
