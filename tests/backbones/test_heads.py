@@ -56,9 +56,9 @@ def test_padding_is_known_by_its_id() -> None:
     network, tokens = small_transformer(), some_tokens()
     tokens[:, -5:], tokens[1, 0] = 4, 4
     plain = classifier(network)
-    padded = SequenceClassifier(network, 3, pad_id=4)
+    padded = SequenceClassifier(network, 3, pad_id=4).double()
     padded.load_state_dict(plain.state_dict())
-    close(padded.to(tokens.device)(tokens), plain(tokens, tokens != 4))
+    close(padded(tokens), plain(tokens, tokens != 4))
     tokens[2] = 4
     with pytest.raises(ValueError, match="no position that counts"):
         padded(tokens)
