@@ -23,7 +23,6 @@ DATA = Path(__file__).parent / "data"
 # Kinds that a later part of the project brings.
 LATER_KINDS = {
     "mdlm_text": "text data",
-    "cad_downstream": "labelled sequences",
     "hyena_interval": "the HyenaDNA window reader",
 }
 
