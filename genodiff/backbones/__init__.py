@@ -2,6 +2,7 @@
 
 from genodiff.backbones.base import Backbone
 from genodiff.backbones.caduceus import Caduceus
+from genodiff.backbones.convolutional import ConvolutionalClassifier
 from genodiff.backbones.dimamba import DiMamba
 from genodiff.backbones.heads import SequenceClassifier
 from genodiff.backbones.mamba import BiMamba, Mamba
@@ -23,6 +24,7 @@ __all__ = [
     "Backbone",
     "BiMamba",
     "Caduceus",
+    "ConvolutionalClassifier",
     "DiMamba",
     "Mamba",
     "MaskedLanguageModel",
