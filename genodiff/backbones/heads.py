@@ -47,23 +47,30 @@ class SequenceClassifier(nn.Module):
         self.score = nn.Linear(network.d_strand, n_classes, bias=False)
         nn.init.normal_(self.score.weight, std=0.02)
 
-    def forward(
+    def features(
         self, tokens: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None
-    ) -> Float[Tensor, "b c"]:
-        """Logits. `where` are the positions that count; None for all but those of `pad_id`.
+    ) -> Float[Tensor, "b d"]:
+        """What is scored: the pooled hidden states, their mean over the strands.
 
-        Raises ValueError for a sequence none of whose positions count.
+        `where` are the positions that count; None for all but those of `pad_id`. Raises ValueError
+        for a sequence none of whose positions count.
         """
         if where is None:
             where = tokens != (-1 if self.pad_id is None else self.pad_id)
         if not bool(where.any(-1).all()):
             raise ValueError("a sequence has no position that counts; leave empty sequences out")
         strands = self.network.strands(tokens)
-        logits = [
-            self.score(self.pool(hidden, place))
+        pooled = [
+            self.pool(hidden, place)
             for hidden, place in zip(strands, (where, where.flip(1)), strict=False)
         ]
-        return torch.stack(logits).mean(0)
+        return torch.stack(pooled).mean(0)
+
+    def forward(
+        self, tokens: Int[Tensor, "b l"], where: Bool[Tensor, "b l"] | None = None
+    ) -> Float[Tensor, "b c"]:
+        """Logits: the score of the `features`, which is the mean of the strands' scores."""
+        return self.score(self.features(tokens, where))
 
 
 def _mean(hidden: Tensor, where: Tensor) -> Tensor:
