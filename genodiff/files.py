@@ -2,10 +2,11 @@
 
 import errno
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from genodiff.errors import UserError
@@ -31,11 +32,39 @@ def atomic_path(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
         temporary.chmod(0o666 & ~_umask())
-        if keep is not None and path.exists():
-            path.replace(keep)
-        temporary.replace(path)
+        rename(temporary, path, keep=keep)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def rename(source: Path, path: Path, *, keep: Path | None) -> None:
+    """Renames a file or a folder; what `path` was until then, if anything, is renamed `keep`, if
+    given. A kill at any moment leaves one of `path` and `keep`, whole."""
+    if keep is not None and path.exists():
+        if path.is_dir() or keep.is_dir():
+            discard(keep)  # which no renaming replaces
+        path.replace(keep)
+    source.replace(path)
+
+
+def discard(path: Path) -> None:
+    """Deletes a file or a folder, if there is one; no part of it ever has its name."""
+    with suppress(FileNotFoundError):
+        _delete(path.replace(temporary_name(path)))
+
+
+def set_aside(path: Path, onto: Path) -> None:
+    """Renames the file or folder `path` in place of what `onto` was. Of several processes that do
+    so at once, one does it and the others nothing."""
+    with suppress(FileNotFoundError):
+        taken = path.replace(temporary_name(path))
+        discard(onto)
+        taken.replace(onto)
+
+
+def temporary_name(path: Path) -> Path:
+    """A new name beside `path`, for what is not whole."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 @contextmanager
@@ -54,6 +83,23 @@ def exclusive(lock: Path) -> Iterator[bool]:
         except (ImportError, OSError):
             is_held = False
         yield is_held
+
+
+@contextmanager
+def unclaimed(lock: Path) -> Iterator[bool]:
+    """Holds the file `lock` if no other process does, without waiting; yields whether that is so.
+    Where there are no locks nobody is known to hold one."""
+    with lock.open("w") as handle:
+        is_free = True
+        try:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            is_free = False
+        except (ImportError, OSError):
+            pass
+        yield is_free
 
 
 @contextmanager
@@ -101,12 +147,12 @@ def append_bytes(path: Path, contents: bytes) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files of writers in `folder` that were killed.
+    """Deletes the temporary files and folders of writers in `folder` that were killed.
 
     For a folder that one process writes to: another's would go as well.
     """
     for leftover in folder.glob(_TEMPORARY):
-        leftover.unlink(missing_ok=True)
+        _delete(leftover)
 
 
 def is_disk_trouble(error: OSError) -> bool:
@@ -161,6 +207,14 @@ def _require_free(path: Path, overwrite: bool) -> None:
                 f"out={path} was not written by genodiff, so overwrite=true will not empty it; "
                 "choose another name."
             )
+
+
+def _delete(path: Path) -> None:
+    """Deletes a file or a folder. What cannot go, being open on a network disk, is a leftover."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _umask() -> int:

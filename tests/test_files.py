@@ -2,6 +2,8 @@
 
 import os
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from genodiff.files import (
     claim_folder,
     free_space,
     remove_leftovers,
+    unclaimed,
     write_text,
 )
 
@@ -135,3 +138,24 @@ def test_an_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
         (temporary / "manifest.json").write_text("new")
     assert (target / "manifest.json").read_text() == "new"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_what_another_process_holds_is_not_waited_for(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    holder = (
+        "import sys\nfrom pathlib import Path\nfrom genodiff.files import unclaimed\n"
+        "with unclaimed(Path(sys.argv[1])) as free:\n"
+        "    print(free, flush=True)\n    sys.stdin.readline()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", holder, str(lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "True\n"
+        with unclaimed(lock) as free:
+            assert not free
+        process.kill()
+    with unclaimed(lock) as free:
+        assert free

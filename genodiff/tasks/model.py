@@ -30,6 +30,7 @@ from genodiff.errors import UserError
 from genodiff.files import atomic_path, write_text
 from genodiff.tasks.build import build
 from genodiff.training import read_checkpoint
+from genodiff.training.shares import holds_shares
 
 FORMAT = 1
 """Of a model folder. Raised when an older genodiff could not read what a newer one writes."""
@@ -146,10 +147,10 @@ def description_of(path: Path) -> dict[str, Any]:
 
 def checkpoint_file(path: Path) -> Path:
     """The `.ckpt` that `checkpoint=path` means."""
-    if not path.is_dir():
+    if not path.is_dir() or holds_shares(path):
         return path
     for name in ("best.ckpt", "last.ckpt", "previous.ckpt"):
-        if (path / "checkpoints" / name).is_file():
+        if (path / "checkpoints" / name).exists():
             return path / "checkpoints" / name
     raise UserError(
         f"checkpoint={path} holds neither checkpoints/best.ckpt nor config.json; give a run "

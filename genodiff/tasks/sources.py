@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from genodiff.errors import UserError
+from genodiff.training.shares import holds_shares
 
 MODEL_TYPES = ("caduceus", "mdlm")
 
@@ -76,7 +77,9 @@ def value_of(key: str, settings: Mapping[str, Any]) -> Any:
 
 
 def is_ours(source: Path) -> bool:
-    """Whether a folder is a model folder or a run of genodiff's."""
+    """Whether a folder is a model folder, a run or a checkpoint in shares of genodiff's."""
+    if holds_shares(source):
+        return True
     if (source / "config.yaml").is_file() and (source / "checkpoints").is_dir():
         return True
     path = source / "config.json"

@@ -1,17 +1,15 @@
-"""Checkpoints that are whole or known not to be, and hold nothing but tensors and plain values.
+"""The checkpoints of a run: always a whole one, and no disk that is full costs more than one.
 
 `last.ckpt` resumes a run; `previous.ckpt` is the one before; `best.ckpt` holds the weights of the
-best validation so far.
-
-**Whole.** torch.load notices few damaged bytes: it does not compare the checksums inside its zip
-archives. So the archive's comment, which ends the file, is the SHA-256 of all before it, and every
-reader compares. It is part of the file, hence as atomic as the file is; an archive without any
-comment, as torch.save leaves it and genodiff 0.1 wrote it, is read unverified.
+best validation so far. Each is a sealed file (`sealed`) or, where the model is cut into shares, a
+folder of them (`shares`), except for `best.ckpt`, which is always a file. Every reader takes both,
+and the one replaces the other where a run goes on with another strategy.
 
 **Two.** A new checkpoint is written to a temporary name and synchronised; then `last.ckpt` is
-renamed `previous.ckpt`, and the new one `last.ckpt`. A kill before the first rename leaves the old
-two; one between them leaves `previous.ckpt`, which is then the newest; and the next writer deletes
-the temporary file that was left.
+renamed `previous.ckpt`, and the new one `last.ckpt`. A kill before the first rename leaves the
+old two (or `last.ckpt` alone: an old folder is deleted before another takes its name); one between
+them leaves `previous.ckpt`, which is then the newest; and the next writer deletes what has a
+temporary name.
 
 **Resuming** takes the first whole one of the two. A damaged `last.ckpt` is set aside as
 `damaged.ckpt`, so that it does not push the whole one out.
@@ -20,51 +18,49 @@ the temporary file that was left.
 last checkpoint, at the end or when asked to stop, has none: then `OutsideError`.
 """
 
-import contextlib
-import hashlib
 import logging
 import math
-import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning
-import torch
 from lightning import Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from genodiff.errors import OutsideError, UserError
-from genodiff.files import atomic_path, free_space, remove_leftovers
+from genodiff.files import atomic_path, free_space, remove_leftovers, set_aside
+from genodiff.ranks import Ranks
 from genodiff.training.generative import GenerativeModule
+from genodiff.training.sealed import UnreadableError, read_sealed, write_sealed
+from genodiff.training.shares import read_shares, write_shares
 
 log = logging.getLogger(__name__)
 
 LAST, PREVIOUS, BEST, DAMAGED = "last.ckpt", "previous.ckpt", "best.ckpt", "damaged.ckpt"
 
-_LABEL = b"genodiff sha256 "
-_SEAL_BYTES = len(_LABEL) + hashlib.sha256().digest_size * 2
-_ZIP_END, _ZIP_END_BYTES = b"PK\5\6", 22
-"""The last record of a zip archive; its last two bytes are the length of the comment after it."""
-_BLOCK_BYTES = 1 << 20
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes sealed files under a temporary name and renames, so that a kill leaves the old file
-    or the new one."""
+    """Writes sealed files under a temporary name and renames, so that a kill leaves the old
+    checkpoint or the new one."""
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Ranks | None = None
     ) -> None:
         """Saves `checkpoint` at `path`; where that is `last.ckpt`, the one before is kept.
+
+        `storage_options`: the ranks that all call this, where each has its `Share`s.
 
         Raises OSError where the disk refuses; what was there is then still there.
         """
         target = Path(path)
+        keep = target.with_name(PREVIOUS) if target.name == LAST else None
+        if storage_options is not None:
+            write_shares(checkpoint, target, keep=keep, ranks=storage_options)
+            return
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(target.parent)
-        keep = target.with_name(PREVIOUS) if target.name == LAST else None
         with atomic_path(target, keep=keep) as temporary:
-            _write(checkpoint, temporary)
+            write_sealed(checkpoint, temporary)
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """`read_checkpoint`."""
@@ -164,15 +160,13 @@ def newest_checkpoint(folder: Path) -> Resumable | None:
             continue
         try:
             found = Resumable(path, int(_contents(path)["global_step"]))
-        except _UnreadableError as error:
+        except UnreadableError as error:
             damaged.append(f"{path.name} ({error})")
             continue
         if damaged:
-            # Not there if another process of this run was first.
-            with contextlib.suppress(FileNotFoundError):
-                (folder / LAST).replace(folder / DAMAGED)
+            set_aside(folder / LAST, folder / DAMAGED)
             log.warning(
-                "%s cannot be read: going on from step %d of %s. The damaged file is %s now.",
+                "%s cannot be read: going on from step %d of %s. The damaged one is %s now.",
                 f"{folder}/{damaged[0]}",
                 found.step,
                 PREVIOUS,
@@ -192,16 +186,16 @@ def newest_checkpoint(folder: Path) -> Resumable | None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of a genodiff `.ckpt`, on the CPU.
 
-    Raises UserError if the file is missing, damaged, holds more than tensors and plain values, or
-    was not written by genodiff.
+    Raises UserError if it is missing, damaged, holds more than tensors and plain values, or was
+    not written by genodiff.
     """
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"checkpoint={path} does not exist; give a run folder or a .ckpt file.")
     try:
         return _contents(path)
-    except _UnreadableError as error:
+    except UnreadableError as error:
         names = (name for name in (BEST, LAST, PREVIOUS) if name != path.name)
-        others = ", ".join(name for name in names if path.with_name(name).is_file())
+        others = ", ".join(name for name in names if path.with_name(name).exists())
         beside = f" Beside it: {others}." if others else ""
         raise UserError(
             f"checkpoint={path} cannot be read ({error}); it is damaged or not a genodiff "
@@ -210,53 +204,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
-class _UnreadableError(Exception):
-    """Why a file is no whole checkpoint of genodiff."""
-
-
-def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    """Writes the archive, then its comment: the SHA-256 of all before it."""
-    with path.open("w+b") as file:
-        try:
-            torch.save(checkpoint, file)
-        except RuntimeError as error:
-            # What torch meets when it ends the archive that the disk did not take.
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
-        file.seek(-2, os.SEEK_END)
-        file.write(_SEAL_BYTES.to_bytes(2, "little"))
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        file.write(_LABEL + digest.encode())
-
-
 def _contents(path: Path) -> dict[str, Any]:
-    """The contents of a whole checkpoint. Raises _UnreadableError for any other file."""
-    try:
-        _require_whole(path)
-        contents = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file may fail in any way
-        raise _UnreadableError(str(error).strip().split("\n")[0][:120]) from error
+    """The contents of a whole checkpoint. Raises UnreadableError for anything else."""
+    contents = read_shares(path) if path.is_dir() else read_sealed(path)
     if not isinstance(contents, dict) or "genodiff" not in contents:
-        raise _UnreadableError("it was not written by genodiff train")
+        raise UnreadableError("it was not written by genodiff train")
     return contents
-
-
-def _require_whole(path: Path) -> None:
-    """Raises ValueError unless `path` is as it was written, as far as that can be known."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _SEAL_BYTES))
-        end = file.read()
-        if end[-_ZIP_END_BYTES:].startswith(_ZIP_END) and end.endswith(b"\0\0"):
-            return  # an archive without a comment
-        if not end.startswith(_LABEL):
-            raise ValueError("its end is missing")
-        file.seek(0)
-        digest, left = hashlib.sha256(), size - _SEAL_BYTES
-        while left and (block := file.read(min(left, _BLOCK_BYTES))):
-            digest.update(block)
-            left -= len(block)
-    if digest.hexdigest().encode() != end[len(_LABEL) :]:
-        raise ValueError("its SHA-256 is not the one it was written with")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from genodiff.errors import UserError
-from genodiff.training.sharding import share_like, whole
+from genodiff.training.sharding import share_like
 
 
 class ExponentialMovingAverage:
@@ -60,10 +60,9 @@ class ExponentialMovingAverage:
             self._assign(own)
 
     def state_dict(self) -> dict[str, Any]:
-        """`updates` so far and `shadow`, the averages in the order of the trained parameters,
-        whole."""
-        averages = [whole(average).clone() for average in self._averages]
-        return {"updates": self.updates, "shadow": averages}
+        """`updates` so far and `shadow`, the averages in the order of the trained parameters: as
+        torch's own, no copies of them, and shares where they are cut."""
+        return {"updates": self.updates, "shadow": list(self._averages)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a state; raises UserError if it is that of other parameters."""

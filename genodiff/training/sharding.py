@@ -2,23 +2,24 @@
 on a device: FSDP (Zhao et al. 2023, arXiv:2304.11277), as PyTorch's `fully_shard` does it.
 
 Each block of a network, the members of its `ModuleList`s, is gathered when it is its turn, and
-everything else at once. Checkpoints hold whole tensors: those of every strategy are alike.
+everything else at once. What resumes a run is saved in shares, and read as whole tensors: any
+strategy, on any number of processes, goes on from it.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.optim import Optimizer
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._pytree import tree_map
 
 from genodiff.errors import UserError
+from genodiff.ranks import Ranks
+from genodiff.training.shares import Share
 
 
 class ShardedStrategy(DDPStrategy):
@@ -48,13 +49,19 @@ class ShardedStrategy(DDPStrategy):
         for name, parameter in module.named_parameters():
             vars(parameter).update(marks[name])  # such as that it is free of weight decay
 
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The whole weights, on the CPU."""
-        return _whole_on_cpu(super().lightning_module_state_dict())
-
-    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The whole state, on the CPU."""
-        return _whole_on_cpu(super().optimizer_state(optimizer))
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+    ) -> None:
+        """Saves what resumes a run in shares, and weights alone in one file of the first process,
+        which has them whole on the CPU for that."""
+        if "optimizer_states" in checkpoint:
+            self.checkpoint_io.save_checkpoint(
+                tree_map(_share, checkpoint),
+                filepath,
+                storage_options=Ranks(self.global_rank, self.world_size),
+            )
+        else:
+            super().save_checkpoint(tree_map(self._gathered, checkpoint), filepath)
 
     def load_optimizer_state_dict(self, checkpoint: Any) -> None:
         """Takes this process' share of whole states."""
@@ -70,6 +77,13 @@ class ShardedStrategy(DDPStrategy):
                 for index, values in state["state"].items()
             }
             optimizer.load_state_dict({**state, "state": shares})
+
+    def _gathered(self, leaf: Any) -> Any:
+        """A whole tensor on the first process, and on the others, which take part, nothing."""
+        if not isinstance(leaf, Tensor):
+            return leaf
+        tensor = whole(leaf)
+        return tensor.cpu() if self.is_global_zero else None
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -110,5 +124,10 @@ def kept_apart(module: FSDPModule) -> Iterator[None]:
         module.set_requires_gradient_sync(True)
 
 
-def _whole_on_cpu(tree: Any) -> Any:
-    return tree_map(lambda x: whole(x).cpu() if isinstance(x, torch.Tensor) else x, tree)
+def _share(leaf: Any) -> Any:
+    """What this process has of a tensor that was cut; all else as it is."""
+    if not isinstance(leaf, DTensor):
+        return leaf
+    (placement,) = leaf.placements
+    assert isinstance(placement, Shard)
+    return Share(leaf.to_local(), placement.dim)

@@ -118,11 +118,11 @@ def kill_before(moment: int, *calls: tuple[Any, str]) -> None:
     left = [moment]
 
     def guarded(call: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any, **options: Any) -> Any:
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
             left[0] -= 1
-            return call(*arguments)
+            return call(*arguments, **options)
 
         return run
 

@@ -65,7 +65,8 @@ def test_two_processes_change_nothing_but_rounding(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_shares_of_a_model_are_the_model(tmp_path: Path) -> None:
-    """FSDP, begun with whole weights on one process, and gone on with whole ones again."""
+    """FSDP, begun with whole weights on one process, and gone on with whole ones again; and begun
+    with shares, gone on with whole weights, and ended with shares."""
     genome = list(write_genome(tmp_path))
     several: dict[str, Any] = {"genome": genome, "devices": 2, "strategy": "fsdp"}
     jobs = []
@@ -75,11 +76,18 @@ def test_shares_of_a_model_are_the_model(tmp_path: Path) -> None:
         jobs.append({"run": run, "objective": objective, "micro_batch": 3, **several})
     job: dict[str, Any] = {"run": str(tmp_path / "mixed"), "objective": "mdlm"}
     train(**job, genome=genome, stop_at=1)
-    assert train_on_several([*jobs, {**job, **several, "stop_at": 3}]) == [0, 0]
+    other: dict[str, Any] = {"run": str(tmp_path / "other"), "objective": "mdlm"}
+    jobs += [{**job, **several, "stop_at": 3}, {**other, **several, "stop_at": 1}]
+    assert train_on_several(jobs) == [0, 0]
+    assert (tmp_path / "mixed" / "checkpoints" / "last.ckpt").is_dir()
     assert train(**job, genome=genome).steps == STEPS
+    train(**other, genome=genome, stop_at=3)
+    assert (tmp_path / "other" / "checkpoints" / "last.ckpt").is_file()
+    assert train_on_several([{**other, **several}]) == [0, 0]
     for objective in OBJECTIVES.keys() - {"plaid"}:
         assert_close(tmp_path / objective, tmp_path / f"{objective}_shares")
     assert_close(tmp_path / "mdlm", tmp_path / "mixed")
+    assert_close(tmp_path / "mdlm", tmp_path / "other")
 
 
 def test_a_model_with_single_numbers_cannot_be_cut() -> None:

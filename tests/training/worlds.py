@@ -6,6 +6,7 @@ argument is a JSON list of keyword arguments of `train`.
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
 from genodiff.batch import TokenBatch
@@ -25,6 +27,7 @@ from genodiff.config import config_dir
 from genodiff.ranks import Ranks
 from genodiff.tasks.train import assemble
 from genodiff.training import Fitted, Score, fit
+from genodiff.training.sharding import ShardedStrategy, whole
 from tests.data.toys import random_sequence, write_bed, write_fasta
 
 BATCH, STEPS = 8, 6
@@ -57,6 +60,9 @@ def train(
     micro_batch: int | None = None,
     stop_at: int | None = None,
     poison_at: int | None = None,
+    full_at: int | None = None,
+    kill_at: int | None = None,
+    gather: bool = False,
     strategy: str = "auto",
     backbone: tuple[str, ...] = ("backbone.d_model=16", "backbone.n_layers=1"),
 ) -> Fitted:
@@ -64,6 +70,9 @@ def train(
 
     `stop_at`: a batch whose fetching sends SIGTERM to this process, if it is the last of them.
     `poison_at`: a batch with a weight that is not a number in its last row.
+    `full_at`: a batch from which on, for two batches, the last process' files may not grow.
+    `kill_at`: a batch from which on the last process is killed where it synchronises a file.
+    `gather`: beside a checkpoint `path` that shares are saved in, `path.gathered` is written.
     """
     folder = Path(run)
     words = [
@@ -94,9 +103,13 @@ def train(
         return Score(float(nats.mean()), 0.01)
 
     def loader(first: int) -> DataLoader:
-        batches: Any = Batches(parts.data.train_loader(first), first, stop_at, poison_at)
+        batches: Any = Batches(
+            parts.data.train_loader(first), first, stop_at, poison_at, full_at, kill_at
+        )
         return batches
 
+    if gather:
+        ShardedStrategy.save_checkpoint = save_and_gather
     return fit(
         parts.module,
         loader,
@@ -113,21 +126,51 @@ class Batches:
     """The batches of a loader, with what is to happen at some of them."""
 
     def __init__(
-        self, loader: DataLoader, first: int, stop_at: int | None, poison_at: int | None
+        self,
+        loader: DataLoader,
+        first: int,
+        stop_at: int | None,
+        poison_at: int | None,
+        full_at: int | None,
+        kill_at: int | None,
     ) -> None:
         self.loader, self.first = loader, first
         self.stop_at, self.poison_at = stop_at, poison_at
+        self.full_at, self.kill_at = full_at, kill_at
 
     def __iter__(self) -> Iterator[TokenBatch]:
         is_last = os.environ.get("LOCAL_RANK", "0") == str(
             int(os.environ.get("WORLD_SIZE", 1)) - 1
         )
         for number, batch in enumerate(self.loader, self.first):
-            if number == self.stop_at and is_last:
-                os.kill(os.getpid(), signal.SIGTERM)
+            if is_last:
+                self._let_happen(number)
             if number == self.poison_at:
                 batch.weights[-1, 0] = torch.nan
             yield batch
+
+    def _let_happen(self, number: int) -> None:
+        if number == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if number == self.kill_at:
+            os.fsync = lambda fd: os.kill(os.getpid(), signal.SIGKILL)
+        if self.full_at is not None and number in (self.full_at, self.full_at + 2):
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            limit = 1000 if number == self.full_at else hard
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+
+
+def save_and_gather(
+    self: ShardedStrategy, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None
+) -> None:
+    """Saves, and has the first process write the same with whole tensors."""
+    save(self, checkpoint, filepath)
+    gathered = tree_map(lambda x: whole(x) if isinstance(x, torch.Tensor) else x, checkpoint)
+    if self.is_global_zero:
+        torch.save(gathered, f"{filepath}.gathered")
+
+
+save = ShardedStrategy.save_checkpoint
 
 
 def train_on_several(jobs: list[dict[str, Any]], processes: int = 2) -> list[int]:
