@@ -10,8 +10,14 @@ from genodiff.data.datamodule import (
 )
 from genodiff.data.fasta import SOFT_MASK
 from genodiff.data.genome import Genome, default_cache_dir
+from genodiff.data.genomic_benchmarks import (
+    GENOMIC_BENCHMARKS,
+    GenomicBenchmark,
+    genomic_benchmarks_task,
+)
 from genodiff.data.intervals import SPLITS, BedRow, Split, check_disjoint_splits, read_bed, rows_of
 from genodiff.data.labelled import ClassificationTask, LabelledSequences, LabelledWindows
+from genodiff.data.labelled_files import labelled_task
 from genodiff.data.patterns import BASES, Motif, allowed_tokens, parse_motif
 from genodiff.data.pooled import Pooled, pooled_data
 from genodiff.data.regions import Region, overlaps, read_regions
@@ -25,6 +31,7 @@ from genodiff.data.windows import GenomeWindows, Window
 
 __all__ = [
     "BASES",
+    "GENOMIC_BENCHMARKS",
     "SOFT_MASK",
     "SPLITS",
     "BedRow",
@@ -35,6 +42,7 @@ __all__ = [
     "EvalBatches",
     "Genome",
     "GenomeWindows",
+    "GenomicBenchmark",
     "InsideRows",
     "LabelledSequences",
     "LabelledWindows",
@@ -57,7 +65,9 @@ __all__ = [
     "check_disjoint_splits",
     "default_cache_dir",
     "fasta_data",
+    "genomic_benchmarks_task",
     "hg38_data",
+    "labelled_task",
     "overlaps",
     "parse_motif",
     "pooled_data",

@@ -110,7 +110,7 @@ class LabelledWindows:
     def __post_init__(self) -> None:
         name = type(self.tokenizer).__name__
         if self.length < 1:
-            raise UserError(f"data.length={self.length} is no number of tokens; give 1 or more.")
+            raise UserError(f"length={self.length} is no number of tokens; give 1 or more.")
         if self.strand != "+" and not hasattr(self.tokenizer, "complement"):
             raise UserError(
                 f"strands are of DNA, and {name} has no complement; read the given one alone."

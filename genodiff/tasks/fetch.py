@@ -10,6 +10,7 @@ keys:
                                    train, valid and test intervals of Basenji, HyenaDNA, Caduceus
                                    and MDLM, as data=hg38 reads them
                       hg38_splits  the intervals alone
+                      genomic_benchmarks  its nine tasks, as data=genomic_benchmarks reads them
                       hg38_ucsc, hg19_ucsc, mm10_ucsc, mm39_ucsc  genomes of UCSC, soft-masked
                       url          any file: dataset.url=URL, and if known dataset.sha256= or
                                    dataset.md5=; dataset.name= to save it under another name

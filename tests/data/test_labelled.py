@@ -74,7 +74,7 @@ def test_what_there_is_is_described() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"length": 0}, "data.length=0 is no number of tokens"),
+        ({"length": 0}, "length=0 is no number of tokens"),
         ({"length": 4, "strand": "-"}, "ByteTokenizer has no complement"),
         ({"length": 4, "append_sep": True}, "ByteTokenizer has no token for an end"),
     ],
