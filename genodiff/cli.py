@@ -12,7 +12,9 @@ from typing import NoReturn
 
 from genodiff import __version__
 
-TASKS = ("demo", "fetch", "train", "evaluate", "sample", "infill", "convert")
+TASKS = ("demo", "fetch", "train", "evaluate", "sample", "infill", "finetune", "convert")
+SHARED_KEYS = ("design", "classifying")
+"""Modules whose keys are those of several tasks."""
 
 
 def main() -> None:
@@ -54,10 +56,11 @@ First steps: genodiff demo out=demo"""
 
 def task_help(task: str) -> str:
     """The docstring of a task's module, read without importing it (torch takes seconds to
-    import). `{design}` stands for the keys of the module of that name."""
+    import). `{design}` stands for the keys of the module of that name, and so on."""
     text = _docstring(task)
-    if "{design}" in text:
-        text = text.replace("{design}", _docstring("design").partition("keys:\n")[2])
+    for module in SHARED_KEYS:
+        if f"{{{module}}}" in text:
+            text = text.replace(f"{{{module}}}", _docstring(module).partition("keys:\n")[2])
     return text
 
 

@@ -1,5 +1,6 @@
 """Functions (model, data) -> NamedTuple: likelihood, baselines, sample statistics, the report."""
 
+from genodiff.evaluation.classification import Predictions, predict
 from genodiff.evaluation.comparison import (
     Comparison,
     Difference,
@@ -49,6 +50,7 @@ __all__ = [
     "MarkovLikelihood",
     "MarkovModel",
     "NoiseFloor",
+    "Predictions",
     "Settings",
     "Spectrum",
     "Strands",
@@ -66,6 +68,7 @@ __all__ = [
     "noise_floor",
     "of_steps",
     "perplexity",
+    "predict",
     "published",
     "ratio_standard_error",
 ]

@@ -10,11 +10,13 @@ import types
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 import torch
 
 from genodiff.errors import UserError
+
+T = TypeVar("T")
 
 Node = Mapping[str, Any]
 """A part of a config: with `_target_`, something to build."""
@@ -106,6 +108,18 @@ def fits(value: Any, annotation: Any) -> bool:
     if annotation is Path:
         return isinstance(value, str | Path)
     return True
+
+
+def build_data(node: Node, kind: type[T], **context: Any) -> T:
+    """What `data=` describes. Raises UserError if it is not of that kind."""
+    data = build(node, where="data", **context)
+    if not isinstance(data, kind):
+        raise UserError(
+            f"data= gives a {type(data).__name__}, and this task needs a {kind.__name__}; "
+            "finetune and crossvalidate take data=labelled or genomic_benchmarks, other tasks "
+            "data=fasta, hg38, species, text or synthetic."
+        )
+    return data
 
 
 def with_absolute_paths(node: Node) -> dict[str, Any]:

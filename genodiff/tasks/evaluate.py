@@ -68,7 +68,7 @@ from genodiff.evaluation import (
     published,
 )
 from genodiff.files import atomic_path, claim_file, write_text
-from genodiff.tasks.build import Node, build, select_device
+from genodiff.tasks.build import Node, build_data, select_device
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import Model, data_of, load_model, strand_averaged
 from genodiff.tasks.sharing import sharing
@@ -125,7 +125,7 @@ def main(
     if "_target_" not in node:
         node = {**data_of(Path(checkpoint)), **{k: v for k, v in node.items() if v is not None}}
     node["eval_batch_size"] = batch_size
-    sequences: SequenceData = build(node, where="data", seed=seed)
+    sequences = build_data(node, SequenceData, seed=seed)
     _require_tokenizer(model, sequences, "checkpoint", checkpoint)
 
     def asked(of: Model) -> tuple[Any, Estimator]:

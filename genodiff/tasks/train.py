@@ -53,14 +53,11 @@ several machines:
 
 import json
 import logging
-import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-import lightning
-import numpy
 import torch
 import yaml
 from torch import nn
@@ -72,7 +69,7 @@ from genodiff.errors import OutsideError, UserError
 from genodiff.evaluation import estimator_for, nelbo
 from genodiff.files import claim_folder, free_space, is_disk_trouble, write_text
 from genodiff.ranks import Ranks, is_first
-from genodiff.tasks.build import Node, build, select_device, with_absolute_paths
+from genodiff.tasks.build import Node, build, build_data, select_device, with_absolute_paths
 from genodiff.tasks.draw import draw_sequences, masks, text_of
 from genodiff.tasks.launch import command_line, launch, user_overrides
 from genodiff.tasks.model import (
@@ -84,6 +81,7 @@ from genodiff.tasks.model import (
     load_weights,
     require_length,
 )
+from genodiff.tasks.provenance import provenance
 from genodiff.training import (
     DivergedError,
     Fitted,
@@ -172,10 +170,15 @@ def _trained_backbone(init: str | None) -> Node:
 
 def start(parts: "Parts", config: dict[str, Any], run: Path, device: torch.device) -> int:
     """A new run of `parts`, which `config` describes, in the folder `run`. Returns as `main`."""
-    with _outside_troubles(run):
+    with outside_troubles(run):
         if is_first():
             run.mkdir(parents=True, exist_ok=True)
-            manifest = _provenance(parts, config["seed"], device)
+            manifest = provenance(
+                seed=config["seed"],
+                device=device,
+                parameters=sum(p.numel() for p in parts.module.parameters()),
+                data=parts.data.describe(),
+            )
             write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
             # Last: a folder with a config.yaml is a run that can be resumed.
             write_text(run / "config.yaml", yaml.safe_dump(config, sort_keys=False))
@@ -208,12 +211,12 @@ def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"], trainer: Node)
         log.info("going on from step %d of %s.", newest.step, newest.path)
         parts = assemble({**config, "init": None})
     parts.fit_to(chosen)
-    with _outside_troubles(run):
+    with outside_troubles(run):
         return _finish(run, parts, _fit(parts, run, chosen, resume=newest and newest.path))
 
 
 @contextmanager
-def _outside_troubles(run: Path) -> Iterator[None]:
+def outside_troubles(run: Path) -> Iterator[None]:
     """Tells what nobody here can help in one line, with what there is to go on from."""
     try:
         yield
@@ -277,7 +280,7 @@ class Parts:
 def assemble(config: dict[str, Any]) -> Parts:
     """Data, model, module and plan of a training config, the weights drawn from its seed."""
     seed = config["seed"]
-    data: SequenceData = build(config["data"], where="data", seed=seed)
+    data = build_data(config["data"], SequenceData, seed=seed)
     for split in ("train", "valid"):
         data.dataset(split)  # a missing one is refused now, not after an hour
     plan: Plan = build(config["trainer"], where="trainer")
@@ -393,27 +396,6 @@ def _finish(run: Path, parts: Parts, fitted: Fitted) -> int:
         run,
     )
     return 0
-
-
-def _provenance(parts: Parts, seed: int, device: torch.device) -> dict[str, Any]:
-    """What is run, on what, with which data; each session's end is added to `sessions`."""
-    return {
-        "command": command_line(),
-        "version": __version__,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-            "numpy": numpy.__version__,
-        },
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "seed": seed,
-        "parameters": sum(p.numel() for p in parts.module.parameters()),
-        "data": parts.data.describe(),
-        "sessions": [],
-    }
 
 
 if __name__ == "__main__":

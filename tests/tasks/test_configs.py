@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genodiff.cli import TASKS
+from genodiff.cli import SHARED_KEYS, TASKS
 from genodiff.config import config_dir
 from tests.tasks.conftest import Genodiff
 
@@ -44,14 +44,15 @@ def options(group: str) -> list[str]:
 
 def test_every_task_has_its_config_and_every_config_its_task() -> None:
     at_root = {path.stem for path in config_dir().glob("*.yaml")}
-    assert at_root == {*TASKS, "base", "design"}  # design: keys that tasks share
+    assert at_root == {*TASKS, "base", *SHARED_KEYS}
 
 
 def test_every_group_is_tested_here() -> None:
     groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
     tested = {"backbone", "schedule", "objective", "data", "sampler", "experiment"}
-    # dataset: tests of fetch; hydra: needs SLURM; the others come with every run below
-    assert groups == tested | {"optimizer", "trainer", "dataset", "hydra"}
+    # dataset, classifier: tests of fetch, finetune; hydra: needs SLURM; the others come with every
+    # run below
+    assert groups == tested | {"optimizer", "trainer", "dataset", "classifier", "hydra"}
 
 
 @pytest.mark.parametrize("backbone", options("backbone"))
@@ -128,6 +129,8 @@ def test_every_data_set_takes_a_step(genodiff: Genodiff, genome: Genome, data: s
         paths = (word.removeprefix("data.") for word in genome for _ in range(2))
         parts = zip(("human", "mouse") * 2, paths, strict=True)
         words = ("data=species", *(f"data.parts.{part}.{path}" for part, path in parts))
+    elif data in ("labelled", "genomic_benchmarks"):
+        return  # tests of finetune
     else:
         assert data == "trained"  # of evaluate alone
         return

@@ -1,0 +1,354 @@
+"""A classifier's run: its folder, its training, its one test. What `finetune` does once and
+`crossvalidate` for every fold.
+
+A run's config is plain data, and with the task it makes everything: a run that was stopped goes on
+from its last checkpoint, and one that has `metrics.json` is done.
+
+keys:
+  checkpoint=PATH     the network to start from: a run folder, a .ckpt or a model folder, of any
+                      objective; or
+  backbone=NAME       a new one, as in train
+  classifier=NAME     pooled: a linear score of the network's hidden states, pooled over all but
+                      padding by classifier.pooling=mean|max|first|last; cnn: the convolutional
+                      baseline of Genomic Benchmarks, without checkpoint= and backbone=
+  data=NAME           labelled: data.train= data.test= data.valid= (CSV, TSV or FASTA, plain or
+                      gzip; columns sequence or seq, and label), or data.train=FOLDER with files
+                      of those names; genomic_benchmarks: data.name= data.root=
+  strands=            auto, or how DNA is read: given; augment (either strand at random in
+                      training); conjoin (so too, and the logits of both averaged in tests)
+  length=             tokens of a sequence: longer ones are cut on the right (default: the longest
+                      of the training sequences, or what the benchmark is published with)
+  pad=right|left      the side that is filled up; pool_padding=true counts padding in the pooling
+                      and append_sep=true ends sequences with [SEP], both as published
+  batch_size= epochs= or max_steps=
+  optimizer.lr=       and others of optimizer and trainer, as in train
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+
+from genodiff import __version__
+from genodiff.backbones import Backbone, ReverseComplementEquivariant, SequenceClassifier
+from genodiff.data import (
+    GENOMIC_BENCHMARKS,
+    ClassificationTask,
+    LabelledSequences,
+    LabelledWindows,
+    SequenceData,
+)
+from genodiff.data.folds import paper_split
+from genodiff.errors import UserError
+from genodiff.evaluation import Predictions, predict
+from genodiff.files import atomic_path, write_text
+from genodiff.ranks import Ranks, is_first
+from genodiff.tasks.build import Node, build, with_absolute_paths
+from genodiff.tasks.model import load_model
+from genodiff.tasks.train import TRAINED, outside_troubles
+from genodiff.training import (
+    Classification,
+    GenerativeModule,
+    Plan,
+    Score,
+    compile_blocks,
+    fit,
+    newest_checkpoint,
+    read_checkpoint,
+)
+
+log = logging.getLogger(__name__)
+
+StrandUse = Literal["auto", "given", "augment", "conjoin"]
+"""How DNA is read: as given; either strand at random in training; so too, and the logits of both
+averaged afterwards. "auto" is "given" for text and for networks that keep both strands, else
+"conjoin"."""
+
+
+RUN_KEYS = (
+    *("data", "checkpoint", "backbone", "classifier", "strands", "length", "pad", "append_sep"),
+    *("pool_padding", "batch_size", "epochs", "max_steps", "optimizer", "trainer", "seed"),
+)
+"""The keys of both tasks that make a run's config."""
+
+
+class Split(NamedTuple):
+    """What a run trains on, chooses its weights by, and is tested with."""
+
+    train: LabelledSequences
+    valid: LabelledSequences
+    test: LabelledSequences
+
+
+class Tested(NamedTuple):
+    """A run that is done."""
+
+    metrics: dict[str, Any]
+    predictions: Predictions
+
+
+def run_classifier(run: Path, parts: "Parts", device: torch.device) -> Tested | None:
+    """Trains in the folder `run`, or goes on there, and tests; None if a signal stopped it."""
+    newest = newest_checkpoint(run / "checkpoints")
+    with outside_troubles(run):
+        if is_first():
+            write_text(run / "config.yaml", yaml.safe_dump(parts.config, sort_keys=False))
+        fitted = fit(
+            parts.module,
+            parts.data.train_loader,
+            parts.plan,
+            run,
+            score=parts.score,
+            draw=lambda _: "",
+            device=device,
+            resume=newest and newest.path,
+        )
+    if fitted.interrupted:
+        return None
+    best = read_checkpoint(run / "checkpoints" / "best.ckpt")
+    parts.module.load_state_dict(best["state_dict"])
+    tested = predict(parts.module.model, parts.readings(parts.split.test), device=device)
+    chosen = predict(parts.module.model, parts.readings(parts.split.valid), device=device)
+    metrics = _metrics(parts, tested, chosen, int(best["global_step"]))
+    if is_first():
+        with atomic_path(run / "predictions.npz") as temporary, temporary.open("wb") as file:
+            np.savez(file, logits=tested.logits, labels=tested.labels)
+        # Last: it says that the run is done.
+        write_text(run / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return Tested(metrics, tested)
+
+
+def read_run(run: Path) -> Tested:
+    """What is in the folder of a run that is done."""
+    metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    with np.load(run / "predictions.npz") as arrays:
+        return Tested(metrics, Predictions(arrays["logits"], arrays["labels"]))
+
+
+class Parts:
+    """What a run's config builds."""
+
+    def __init__(self, config: Mapping[str, Any], task: ClassificationTask, split: Split) -> None:
+        for key in ("batch_size", "epochs"):
+            if config[key] < 1:
+                raise UserError(f"{key}={config[key]} must be at least 1; use e.g. 10.")
+        torch.manual_seed(config["seed"])
+        self.length = length_of(config["length"], task)
+        network = network_of(config, task)
+        context = {
+            "network": network,
+            "vocab_size": task.tokenizer.vocab_size,
+            "n_classes": len(task.classes),
+            "length": self.length + config["append_sep"],
+            "pad_id": None if config["pool_padding"] else task.tokenizer.pad_id,
+        }
+        model: nn.Module = build(config["classifier"], where="classifier", **context)
+        limit = None if network is None else network.max_length
+        if limit is not None and self.length > limit:
+            raise UserError(
+                f"length={self.length}, but this network has {limit} positions; give "
+                f"length={limit}, which cuts what is longer."
+            )
+        self.strands = strands_of(config["strands"], network, task)
+        self.config, self.task, self.split = dict(config), task, split
+        self.data = SequenceData(
+            self._windows(split.train, "random" if self.strands != "given" else "+"),
+            None,
+            None,
+            task.tokenizer,
+            length=self.length,
+            batch_size=config["batch_size"],
+            seed=config["seed"],
+        )
+        epoch = max(len(split.train) // config["batch_size"], 1)
+        steps = config["max_steps"] or config["epochs"] * epoch
+        self.plan: Plan = build(
+            {**config["trainer"], "max_steps": steps, "validate_every": min(epoch, steps)},
+            where="trainer",
+        )
+        self.module = GenerativeModule(
+            model,
+            Classification(),
+            optimizer=build(config["optimizer"], where="optimizer"),
+            max_steps=steps,
+            micro_batch=self.plan.micro_batch,
+            gradient_clip=self.plan.gradient_clip,
+            ema_decay=self.plan.ema_decay,
+            seed=config["seed"],
+            description={
+                "classifier": dict(config),
+                "classes": list(task.classes),
+                "length": self.length,
+                "version": __version__,
+            },
+        )
+
+    def fit_to(self, device: torch.device) -> None:
+        """Readies them for devices of that kind. Raises UserError if the plan is none for them."""
+        self.plan.processes(device).share(self.data.batch_size)
+        if self.plan.compile:
+            compile_blocks(self.module.model, device)
+
+    def readings(self, sequences: LabelledSequences) -> list[Any]:
+        """Loaders of the strands whose logits are averaged."""
+        strands: Sequence[Literal["+", "-"]] = ("+", "-") if self.strands == "conjoin" else ("+",)
+        return [
+            SequenceData(
+                None,
+                None,
+                self._windows(sequences, strand),
+                self.task.tokenizer,
+                length=self.length,
+                batch_size=self.config["batch_size"],
+            ).eval_loader("test")
+            for strand in strands
+        ]
+
+    def score(self, model: nn.Module, ranks: Ranks) -> Score:
+        """Of the validation part."""
+        found = predict(model, self.readings(self.split.valid), ranks=ranks)
+        error = found.nats.std() / len(found.nats) ** 0.5
+        return Score(float(found.nats.mean()), float(error), found.accuracy)
+
+    def describe(self) -> dict[str, Any]:
+        """Where the data come from, and how much there is of each part and class."""
+        classes = self.task.classes
+
+        def counted(sequences: LabelledSequences) -> dict[str, Any]:
+            counts = np.bincount(sequences.labels, minlength=len(classes)).tolist()
+            by_class = dict(zip(classes, counts, strict=True))
+            return {"sequences": len(sequences), "of_each_class": by_class}
+
+        parts = {name: counted(part) for name, part in self.split._asdict().items()}
+        return {**self.task.source, "parts": parts}
+
+    def _windows(
+        self, sequences: LabelledSequences, strand: Literal["+", "-", "random"]
+    ) -> LabelledWindows:
+        return LabelledWindows(
+            sequences,
+            self.task.tokenizer,
+            self.length,
+            pad=self.config["pad"],
+            strand=strand,
+            append_sep=self.config["append_sep"],
+            seed=self.config["seed"],
+        )
+
+
+def network_of(config: Mapping[str, Any], task: ClassificationTask) -> Backbone | None:
+    """The network of `checkpoint`, or a new one from `backbone`; None for a classifier that is a
+    network of its own. Raises UserError if none or two are given, or it reads other tokens."""
+    checkpoint, backbone = config["checkpoint"], config["backbone"]
+    pooled = config["classifier"]["_target_"].endswith(f".{SequenceClassifier.__name__}")
+    given = (checkpoint is not None) + (backbone != TRAINED)
+    if not pooled:
+        if given:
+            raise UserError(
+                "this classifier= is a network of its own; leave checkpoint= and backbone= out."
+            )
+        return None
+    if given != 1:
+        raise UserError(
+            "give checkpoint= for a trained network, or backbone= for a new one: one of them."
+        )
+    tokenizer = task.tokenizer
+    if checkpoint is None:
+        return build(
+            backbone,
+            where="backbone",
+            vocab_size=tokenizer.vocab_size,
+            mask_id=tokenizer.mask_id,
+            data_ids=tokenizer.data_ids,
+            complement=getattr(tokenizer, "complement", None),
+        )
+    model = load_model(Path(checkpoint), torch.device("cpu"))
+    if type(model.tokenizer) is not type(tokenizer):
+        raise UserError(
+            f"checkpoint={checkpoint} reads tokens of {type(model.tokenizer).__name__}, and the "
+            f"data have those of {type(tokenizer).__name__}; give data of its own kind."
+        )
+    return model.network
+
+
+def length_of(asked: int | None, task: ClassificationTask) -> int:
+    """Tokens of a row: as asked, as the benchmark is published with, or as many as are needed."""
+    if asked is not None:
+        return asked
+    benchmark = GENOMIC_BENCHMARKS.get(task.name)
+    if benchmark is not None and benchmark.max_length is not None:
+        return benchmark.max_length
+    return int(task.train.lengths.max())
+
+
+def strands_of(
+    strands: StrandUse, network: Backbone | None, task: ClassificationTask
+) -> Literal["given", "augment", "conjoin"]:
+    """What `strands` means here. Raises UserError where there is no other strand."""
+    has_other = hasattr(task.tokenizer, "complement")
+    if strands == "auto":
+        both = isinstance(network, ReverseComplementEquivariant)
+        return "conjoin" if has_other and not both else "given"
+    if strands != "given" and not has_other:
+        raise UserError(
+            f"strands={strands} is for DNA, and {type(task.tokenizer).__name__} has no "
+            "complement; leave it out."
+        )
+    return strands
+
+
+def plain_config(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's config of a task's arguments, its paths absolute."""
+    config = {key: asked[key] for key in RUN_KEYS}
+    config["data"] = with_absolute_paths(asked["data"])
+    if asked["checkpoint"] is not None:
+        config["checkpoint"] = str(Path(asked["checkpoint"]).absolute())
+    return config
+
+
+def held_out(task: ClassificationTask, seed: int) -> Split:
+    """The task with its own validation split; without one, 10 % of its training sequences, as
+    Caduceus draws them by `seed`."""
+    if task.valid is not None:
+        return Split(task.train, task.valid, task.test)
+    part = paper_split(len(task.train), seed)
+    return Split(task.train.take(part.train), task.train.take(part.valid), task.test)
+
+
+def require_same(run: Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError if the folder `run` is of a run with another config."""
+    path = run / "config.yaml"
+    if not path.is_file():
+        return
+    there: Node = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for key in config:
+        if there.get(key) != config[key]:
+            raise UserError(
+                f"{run} was begun with {key}={there.get(key)}, not {config[key]}; use another "
+                "out=, or the same words as then."
+            )
+
+
+def _metrics(parts: Parts, tested: Predictions, chosen: Predictions, step: int) -> dict[str, Any]:
+    return {
+        "task": parts.task.name,
+        "accuracy": tested.accuracy,
+        "nats": float(tested.nats.mean()),
+        "n_test": len(tested.labels),
+        "valid_accuracy": chosen.accuracy,
+        "n_valid": len(chosen.labels),
+        "step": step,
+        "max_steps": parts.plan.max_steps,
+        "seed": parts.config["seed"],
+        "length": parts.length,
+        "strands": parts.strands,
+        "parameters": sum(p.numel() for p in parts.module.model.parameters()),
+        "data": parts.describe(),
+        "version": __version__,
+    }
