@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from genodiff.errors import UserError
-from genodiff.ranks import Ranks
+from genodiff.files import remove_leftovers
+from genodiff.ranks import Ranks, is_first
 from genodiff.training.callbacks import (
     Progress,
     SampleView,
@@ -131,6 +132,9 @@ def fit(
 
     Raises DivergedError where the loss or the gradient is not finite.
     """
+    if is_first():
+        for folder in (run, run / "samples"):
+            remove_leftovers(folder)
     step = int(read_checkpoint(resume)["global_step"]) if resume else 0
     checkpoints = Checkpoints(run / "checkpoints", plan.checkpoint_every)
     run_log = RunLog(run / "metrics.csv", plan.log_every)

@@ -129,3 +129,12 @@ def test_a_foreign_or_damaged_checkpoint_is_one_clear_line(tmp_path: Path) -> No
     (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="cannot be read"):
         read_checkpoint(tmp_path / "cut.ckpt")
+
+
+def test_what_a_killed_writer_left_goes_when_the_run_goes_on(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tiny.run(run, kill_at=6)
+    for folder in (run, run / "samples", run / "checkpoints"):
+        (folder / ".a.x.tmp").write_text("half of it")
+    tiny.run(run, resume=True)
+    assert not list(run.glob("**/.*.tmp"))
