@@ -12,7 +12,10 @@ from typing import NoReturn
 
 from genodiff import __version__
 
-TASKS = ("demo", "fetch", "train", "evaluate", "sample", "infill", "finetune", "convert")
+TASKS = (
+    *("demo", "fetch", "train", "evaluate", "sample", "infill"),
+    *("finetune", "crossvalidate", "convert"),
+)
 SHARED_KEYS = ("design", "classifying")
 """Modules whose keys are those of several tasks."""
 
@@ -42,7 +45,7 @@ def main() -> None:
 
 def usage() -> str:
     """The overview that `genodiff --help` prints."""
-    rows = "\n".join(f"  {task:<10} {task_help(task).splitlines()[0]}" for task in TASKS)
+    rows = "\n".join(f"  {task:<13} {task_help(task).splitlines()[0]}" for task in TASKS)
     return f"""genodiff {__version__}: masked diffusion language models for DNA
 
 usage: genodiff <task> [key=value ...]

@@ -1,5 +1,6 @@
 """Functions (model, data) -> NamedTuple: likelihood, baselines, sample statistics, the report."""
 
+from genodiff.evaluation.audit import Audit, audit_task, leakage_lines
 from genodiff.evaluation.classification import Predictions, predict
 from genodiff.evaluation.comparison import (
     Comparison,
@@ -31,12 +32,25 @@ from genodiff.evaluation.generation import (
     kmer_spectrum,
     noise_floor,
 )
+from genodiff.evaluation.label_baselines import Labelled, kmer_logistic, length_only, majority
 from genodiff.evaluation.likelihood import Likelihood, Settings, nelbo
 from genodiff.evaluation.markov import MarkovLikelihood, MarkovModel, fit_markov
+from genodiff.evaluation.scores import (
+    PairedTest,
+    Run,
+    Spread,
+    compare_scores,
+    holm,
+    mcnemar,
+    score_results,
+    spread,
+    wilson_95,
+)
 from genodiff.evaluation.uncertainty import bits, perplexity, ratio_standard_error
 
 __all__ = [
     "AnyOrder",
+    "Audit",
     "ByExactObjective",
     "ByObjective",
     "Chain",
@@ -46,24 +60,36 @@ __all__ = [
     "Divergence",
     "Estimator",
     "GcContent",
+    "Labelled",
     "Likelihood",
     "MarkovLikelihood",
     "MarkovModel",
     "NoiseFloor",
+    "PairedTest",
     "Predictions",
+    "Run",
     "Settings",
     "Spectrum",
+    "Spread",
     "Strands",
+    "audit_task",
     "bits",
     "both_strands",
     "centred",
     "compare_likelihoods",
+    "compare_scores",
     "compare_with",
     "divergence",
     "estimator_for",
     "fit_markov",
     "gc_content",
+    "holm",
+    "kmer_logistic",
     "kmer_spectrum",
+    "leakage_lines",
+    "length_only",
+    "majority",
+    "mcnemar",
     "nelbo",
     "noise_floor",
     "of_steps",
@@ -71,4 +97,7 @@ __all__ = [
     "predict",
     "published",
     "ratio_standard_error",
+    "score_results",
+    "spread",
+    "wilson_95",
 ]

@@ -20,21 +20,21 @@ from genodiff.evaluation.generation import Divergence, NoiseFloor, Spectrum
 from genodiff.evaluation.mask_rates import MaskRate
 from genodiff.evaluation.report import Figure, Table
 
-_INK, _SOFT, _LINE = "#1c2024", "#5b6470", "#d9dde2"
-_BLUE, _VERMILLION, _GREEN = "#0072b2", "#d55e00", "#009e73"
+INK, SOFT, LINE = "#1c2024", "#5b6470", "#d9dde2"
+BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
 _STYLE: Any = {  # matplotlib types the keys as a Literal of its own
     "svg.fonttype": "none",  # text stays text: it can be selected, and takes the page's font
     "svg.hashsalt": "genodiff",  # the same figure gives the same file
     "text.parse_math": False,  # a name may hold a dollar sign
     "font.size": 9.0,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
     "axes.linewidth": 0.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "text.color": _INK,
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
     "legend.frameon": False,
 }
 
@@ -81,7 +81,7 @@ def likelihood_figure(
         axes = figure.add_subplot()
         for row, estimate in enumerate(ranked):
             ours = estimate.kind == "model"
-            colour = _BLUE if ours else _SOFT
+            colour = BLUE if ours else SOFT
             if estimate.interval is not None:
                 axes.plot(estimate.interval, (row, row), color=colour, linewidth=2, zorder=2)
             axes.plot(
@@ -100,29 +100,29 @@ def likelihood_figure(
                 ha="center",
                 fontsize=8,
                 fontweight="bold" if ours else "normal",
-                color=colour if ours else _INK,
+                color=colour if ours else INK,
             )
         axes.set_yticks(range(len(ranked)), [estimate.name for estimate in ranked])
         for label, estimate in zip(axes.get_yticklabels(), ranked, strict=True):
-            label.set(color=_INK, fontweight="bold" if estimate.kind == "model" else "normal")
+            label.set(color=INK, fontweight="bold" if estimate.kind == "model" else "normal")
         axes.set_ylim(len(ranked) - 0.5, -0.9)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.grid(axis="x", color=_LINE, linewidth=0.6)
+        axes.grid(axis="x", color=LINE, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.margins(x=0.08)
         axes.set_xlabel(f"{quantity} (less is better)")
         if truth is not None:
             if truth.interval is not None:
-                axes.axvspan(*truth.interval, color=_VERMILLION, alpha=0.25, linewidth=0, zorder=0)
-            axes.axvline(truth.value, color=_VERMILLION, linewidth=1.5, linestyle="--", zorder=1)
+                axes.axvspan(*truth.interval, color=VERMILLION, alpha=0.25, linewidth=0, zorder=0)
+            axes.axvline(truth.value, color=VERMILLION, linewidth=1.5, linestyle="--", zorder=1)
             axes.annotate(
                 f"{truth.name} {truth.value:.3f}",
                 (truth.value, 1.0),
                 xycoords=axes.get_xaxis_transform(),
                 xytext=(4, 2),
                 textcoords="offset points",
-                color=_VERMILLION,
+                color=VERMILLION,
                 fontsize=8,
             )
 
@@ -160,12 +160,12 @@ def loss_figure(
 
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
-        axes.plot(train.steps, train.values, color=_BLUE, alpha=0.22, linewidth=0.7)
-        axes.plot(train.steps, smooth, color=_BLUE, linewidth=1.6, label="training, running mean")
+        axes.plot(train.steps, train.values, color=BLUE, alpha=0.22, linewidth=0.7)
+        axes.plot(train.steps, smooth, color=BLUE, linewidth=1.6, label="training, running mean")
         if valid is not None and len(valid.values):
             axes.plot(
                 *valid,
-                color=_GREEN,
+                color=GREEN,
                 marker="D",
                 markersize=4,
                 linewidth=1.2,
@@ -177,7 +177,7 @@ def loss_figure(
         texts = []
         for level in levels:
             is_truth = level is truth
-            colour = _VERMILLION if is_truth else _SOFT
+            colour = VERMILLION if is_truth else SOFT
             axes.axhline(
                 level.value,
                 color=colour,
@@ -240,8 +240,8 @@ def mask_rate_picture(
     def draw(figure: Any) -> None:
         axes = figure.add_subplot()
         for parts, colour, line, marker, name in (
-            (rates, _BLUE, "-", "o", names[0]),
-            (against, _VERMILLION, "--", "s", names[1]),
+            (rates, BLUE, "-", "o", names[0]),
+            (against, VERMILLION, "--", "s", names[1]),
         ):
             if parts:
                 x = np.array([(part.low + part.high) / 2 for part in parts])
@@ -254,12 +254,12 @@ def mask_rate_picture(
         axes.set_xlim(0, 1)
         axes.set_xlabel("share of tokens masked")
         axes.set_ylabel("nats per masked token")
-        axes.grid(axis="y", color=_LINE, linewidth=0.6)
+        axes.grid(axis="y", color=LINE, linewidth=0.6)
         axes.set_axisbelow(True)
         if against:
             axes.legend(loc="upper left", fontsize=8)
 
-    return _rendered(draw, height=3.2, width=6.2, picture=picture, background="white")
+    return rendered(draw, height=3.2, width=6.2, picture=picture, background="white")
 
 
 def spectrum_figure(
@@ -292,21 +292,21 @@ def spectrum_figure(
         axes = figure.add_subplot()
         axes.set(xscale="log", yscale="log")
         span = np.array([smallest, largest])
-        axes.fill_between(span, span / 1.25, span * 1.25, color=_LINE, alpha=0.55, linewidth=0)
-        axes.plot(span, span, color=_VERMILLION, linewidth=1.2, linestyle="--")
+        axes.fill_between(span, span / 1.25, span * 1.25, color=LINE, alpha=0.55, linewidth=0)
+        axes.plot(span, span, color=VERMILLION, linewidth=1.2, linestyle="--")
         both = (p > 0) & (q > 0)
         size, alpha = (7, 0.35) if many else (26, 0.8)
         # thousands of points as paths would make the page slow to print
         axes.scatter(
-            q[both], p[both], s=size, color=_BLUE, alpha=alpha, linewidths=0, rasterized=many
+            q[both], p[both], s=size, color=BLUE, alpha=alpha, linewidths=0, rasterized=many
         )
         edge = (np.maximum(q[missing], smallest), np.maximum(p[missing], smallest))
-        axes.scatter(*edge, s=size, marker="x", color=_INK, linewidths=0.8, rasterized=many)
+        axes.scatter(*edge, s=size, marker="x", color=INK, linewidths=0.8, rasterized=many)
         axes.set(xlim=span, ylim=span, aspect="equal")
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(lambda share, _: f"{100 * share:g} %")
             axis.set_minor_formatter("")
-        axes.grid(color=_LINE, linewidth=0.5)
+        axes.grid(color=LINE, linewidth=0.5)
         axes.set_axisbelow(True)
         axes.set_xlabel(f"share of all words: {names[1]}")
         axes.set_ylabel(f"share of all words: {names[0]}")
@@ -357,14 +357,14 @@ def _divergence_words(divergence: Divergence | None, floor: NoiseFloor | None) -
 
 def _svg(draw: Callable[[Any], None], *, height: float, width: float = 6.2) -> str:
     """What `draw` puts on a figure of that size in inches, as one `<svg>` element without size."""
-    contents = _rendered(draw, height=height, width=width, picture="svg", background="none")
+    contents = rendered(draw, height=height, width=width, picture="svg", background="none")
     svg = contents.decode("utf-8")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     head, rest = svg.split(">", 1)
     return re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest.strip()
 
 
-def _rendered(
+def rendered(
     draw: Callable[[Any], None],
     *,
     height: float,

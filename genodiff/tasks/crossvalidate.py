@@ -1,0 +1,288 @@
+"""Train and test a classifier several times, audit its data, and set its score beside others.
+
+usage: genodiff crossvalidate checkpoint=RUN data=NAME ... out=DIR [key=value ...]
+
+example:
+  genodiff crossvalidate checkpoint=runs/a data=genomic_benchmarks \\
+      data.name=human_nontata_promoters data.root=benchmarks out=scores/nontata_mdlm \\
+      against=[scores/nontata_scratch]
+
+keys:
+  out=DIR             folder: a run as of finetune for each fold; at the end results.json,
+                      results.md, results.svg (with genodiff[report]) and items.npz (what was told
+                      right). The same command goes on where it was stopped; started several times
+                      at once, on several devices or as a SLURM array, it shares the folds
+  protocol=paper      the task's test set, and 90/10 splits of its training set by the seeds 1 to
+                      folds= (Caduceus, MDLM); or kfold: of all but the test set, near copies kept
+                      together
+  folds=5             how many
+  grid={KEY:[..],..}  train with every choice of e.g. optimizer.lr:[1e-3,2e-3]; validation chooses,
+                      for all folds alike (paper) or inside each (kfold)
+  name=TEXT           what tables call the model (default: the checkpoint's, or the network's)
+  against=[DIR,..]    other cross-validations: rows of the table, and paired tests on the same task
+  kmer_baseline=false leave k-mer logistic regression out (it needs genodiff[downstream])
+{classifying}
+  seed= device=auto|cpu|cuda overwrite=true
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from genodiff import __version__
+from genodiff.data import ClassificationTask, DnaTokenizer
+from genodiff.data.interval_matches import interval_matches
+from genodiff.data.near_duplicates import matches, matches_within
+from genodiff.errors import UserError
+from genodiff.evaluation import (
+    Audit,
+    Run,
+    audit_task,
+    compare_scores,
+    holm,
+    kmer_logistic,
+    length_only,
+    majority,
+    score_results,
+)
+from genodiff.evaluation.score_table import score_page, score_picture
+from genodiff.files import atomic_path, claim_folder, write_text
+from genodiff.tasks.build import Node, build_data, select_device
+from genodiff.tasks.classifying import StrandUse, length_of, plain_config
+from genodiff.tasks.cross_validation import (
+    Chosen,
+    Fold,
+    Protocol,
+    chosen,
+    do,
+    folds_of,
+    runs_of,
+)
+from genodiff.tasks.launch import command_line, launch
+
+log = logging.getLogger(__name__)
+
+
+def main(
+    *,
+    out: str,
+    name: str | None,
+    protocol: Protocol,
+    folds: int,
+    grid: Mapping[str, Sequence[Any]] | None,
+    against: Sequence[str],
+    kmer_baseline: bool,
+    data: Node,
+    checkpoint: str | None,
+    backbone: Node,
+    classifier: Node,
+    length: int | None,
+    pad: Literal["left", "right"],
+    append_sep: bool,
+    pool_padding: bool,
+    strands: StrandUse,
+    batch_size: int,
+    epochs: int,
+    max_steps: int | None,
+    optimizer: Node,
+    trainer: Node,
+    seed: int,
+    device: Literal["auto", "cpu", "cuda"],
+    overwrite: bool,
+) -> int:
+    """Does what is left to do, and writes the results. Returns 130 if a signal stopped it."""
+    asked: dict[str, Any] = dict(locals())
+    folder = Path(out)
+    others = [read(Path(other)) for other in against]
+    task = build_data(data, ClassificationTask)
+    parts = folds_of(task, protocol, folds, seed)
+    runs = runs_of(folder, parts, plain_config(asked), grid or {})
+    if not (folder / "fold_1").is_dir() or overwrite:
+        claim_folder(folder, overwrite=overwrite)
+    if not do(runs, task, select_device(device)):
+        log.info("stopped; the same command goes on with it.")
+        return 130
+    picked = chosen(runs, protocol)
+    facts = _facts(task, parts, protocol, length_of(length, task), kmer_baseline)
+    model = name or (Path(checkpoint).name if checkpoint else _called(classifier, backbone))
+    mine = Scores(
+        {
+            **score_results(
+                task.name,
+                model,
+                protocol,
+                [_run(each) for each in picked],
+                unseen=facts.unseen,
+                baselines=facts.baselines,
+                leakage=facts.audit.summary(),
+            ),
+            "choices": [each.choice for each in picked],
+            "command": command_line(),
+            "version": __version__,
+        },
+        [_run(each) for each in picked],
+    )
+    tests = paired_tests(mine, others)
+    _write(folder, mine, others, tests)
+    for line in (*facts.audit.lines(), *tests):
+        log.info("%s", line)
+    log.info("%s", headline(mine.results))
+    return 0
+
+
+class Scores(NamedTuple):
+    """A cross-validation that is done: its results.json, and what each run told right."""
+
+    results: dict[str, Any]
+    runs: list[Run]
+
+
+class Facts(NamedTuple):
+    """What is known of a task without any network; arrays are of the items that folds test."""
+
+    audit: Audit
+    unseen: Bool[np.ndarray, "n"]
+    baselines: dict[str, Bool[np.ndarray, "n"] | None]
+
+
+def read(folder: Path) -> Scores:
+    """A cross-validation's folder. Raises UserError if it holds none, or one that is not done."""
+    try:
+        found = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        with np.load(folder / "items.npz") as arrays:
+            runs = [
+                Run(
+                    row["fold"],
+                    row["seed"],
+                    int(arrays[f"n_train_{row['fold']}"]),
+                    arrays[f"items_{row['fold']}"],
+                    arrays[f"correct_{row['fold']}"],
+                )
+                for row in found["folds"]
+            ]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"against={folder} is no finished cross-validation ({error}); let it finish first, or "
+            "leave it out."
+        ) from error
+    return Scores(found, runs)
+
+
+def paired_tests(mine: Scores, others: Sequence[Scores]) -> list[str]:
+    """A line for each other model on the same task and protocol."""
+    same = [
+        other
+        for other in others
+        if all(other.results[key] == mine.results[key] for key in ("task", "protocol"))
+    ]
+    found = [compare_scores(mine.runs, other.runs, mine.results["protocol"]) for other in same]
+    over_runs = holm([test.p_runs for test in found if test.p_runs is not None])
+    adjusted = iter(over_runs)
+    lines = []
+    for other, test in zip(same, found, strict=True):
+        text = f"{mine.results['model']} minus {other.results['model']}: {test.difference:+.4f}"
+        if test.confidence_95 is not None:
+            low, high = test.confidence_95
+            text += f" (95 % {low:+.4f} to {high:+.4f}), {test.test}"
+            text += f": p = {next(adjusted):.2g} (Holm over {len(over_runs)})"
+        text += (
+            f"; McNemar on the first seed: {test.only_a} and {test.only_b} right alone, "
+            f"p = {test.p_items:.2g}"
+        )
+        lines.append(text)
+    return lines
+
+
+def headline(found: Mapping[str, Any]) -> str:
+    """What a person reads first."""
+    text = f"{found['task']}, {found['model']}: accuracy {found['mean']:.4f}"
+    if found["confidence_95"] is not None:
+        low, high = found["confidence_95"]
+        text += f" (95 % {low:.4f} to {high:.4f} over {len(found['folds'])} runs)"
+    if found["deduplicated"] is not None:
+        text += f", {found['deduplicated']['mean']:.4f} on test items without a copy in training"
+    baselines = [
+        f"{name} {row['accuracy']:.4f}"
+        for name, row in found["baselines"].items()
+        if row is not None
+    ]
+    return f"{text}; baselines: {', '.join(baselines)}"
+
+
+def _facts(
+    task: ClassificationTask, folds: Sequence[Fold], protocol: Protocol, length: int, kmers: bool
+) -> Facts:
+    audited = audit_task(
+        task.train,
+        task.test,
+        task.valid,
+        classes=task.classes,
+        copies=matches(task.train, task.test, task.tokenizer),
+        train_copies=matches_within(task.train, task.tokenizer),
+        intervals=interval_matches(task.train, task.test),
+        length=length,
+    )
+    n = 1 + max(int(fold.items.max()) for fold in folds)
+    # Folds keep near copies together: what one tests, it has not trained with.
+    unseen = audited.unseen if protocol == "paper" else np.ones(n, bool)
+    is_dna = isinstance(task.tokenizer, DnaTokenizer)
+    right: dict[str, Bool[np.ndarray, n] | None] = {
+        "majority": np.zeros(n, bool),
+        "length_only": np.zeros(n, bool),
+        "kmer_logistic": np.zeros(n, bool) if is_dna and kmers else None,
+    }
+    for fold in folds if protocol == "kfold" else folds[:1]:  # the test set is one and the same
+        train, valid, test = fold.split
+        told = {
+            "majority": majority(train, test),
+            "length_only": length_only(train, test, length=length),
+        }
+        if right["kmer_logistic"] is not None:
+            bases = task.tokenizer.data_ids[:4]
+            told["kmer_logistic"] = kmer_logistic(train, valid, test, data_ids=bases)
+        for name, classes in told.items():
+            correct = right[name]
+            assert correct is not None
+            correct[fold.items] = classes == test.labels
+    return Facts(audited, unseen, right)
+
+
+def _run(each: Chosen) -> Run:
+    fold = each.fold
+    correct = each.tested.predictions.is_right
+    return Run(fold.number, fold.seed, len(fold.split.train), fold.items, correct)
+
+
+def _called(classifier: Node, backbone: Node) -> str:
+    """The name of a model that has no checkpoint: of its network's class."""
+    node = backbone if backbone.get("_target_") else classifier
+    return str(node["_target_"]).rpartition(".")[2] + " from scratch"
+
+
+def _write(folder: Path, mine: Scores, others: Sequence[Scores], tests: Sequence[str]) -> None:
+    arrays: dict[str, Any] = {}
+    for run in mine.runs:
+        arrays[f"items_{run.fold}"] = run.items
+        arrays[f"correct_{run.fold}"] = run.correct
+        arrays[f"n_train_{run.fold}"] = np.array(run.n_train)
+    with atomic_path(folder / "items.npz") as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    every = [mine.results, *(other.results for other in others)]
+    write_text(folder / "results.md", score_page(every, tests=tests))
+    try:
+        picture = score_picture(every)
+    except UserError as error:  # without matplotlib
+        log.info("no results.svg: %s", error)
+    else:
+        with atomic_path(folder / "results.svg") as temporary:
+            temporary.write_bytes(picture)
+    write_text(folder / "results.json", json.dumps(mine.results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    launch("crossvalidate", main)

@@ -1,0 +1,101 @@
+"""The page and the picture of scores, made of results alone."""
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genodiff.errors import UserError
+from genodiff.evaluation.published_scores import PUBLISHED
+from genodiff.evaluation.score_table import score_page, score_picture
+from genodiff.evaluation.scores import Run, score_results
+
+SPLIT: dict[str, Any] = {
+    "sequences": 40,
+    "of_each_class": {"no": 20, "yes": 20},
+    "shortest": 9,
+    "median": 10.0,
+    "longest": 12,
+    "cut": 3,
+}
+NONE = {"any_class": 0, "same_class": 0, "other_class": 0}
+COPIES = {"exact": NONE, "reverse_complement": NONE, "near": NONE}
+LEAKAGE = {
+    "length": 11,
+    "splits": {"train": SPLIT, "test": SPLIT},
+    "test_copies_of_train": COPIES,
+    "train_copies_of_train": COPIES,
+    "intervals": None,
+    "test_unseen": 30,
+}
+
+
+def result(task: str, model: str, right: float, *, unseen: int = 30) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    runs = [Run(i, i + 1, 36, np.arange(40), random.random(40) < right) for i in range(5)]
+    return score_results(
+        *(task, model, "paper", runs),
+        unseen=np.arange(40) < unseen,
+        baselines={"majority": np.arange(40) % 2 == 0, "kmer_logistic": None},
+        leakage=LEAKAGE,
+    )
+
+
+RESULTS = [
+    result("human_nontata_promoters", "ours", 0.9),
+    result("human_nontata_promoters", "from scratch", 0.8),
+    result("tf_0", "ours", 0.7, unseen=0),
+]
+
+
+def test_the_page_sets_ours_beside_the_published() -> None:
+    page = score_page(RESULTS, tests=["ours - from scratch: +0.1"])
+    rows = {
+        cells[0].strip(): [cell.strip() for cell in cells[1:]]
+        for cells in (line.strip("|").split("|") for line in page.splitlines() if "|" in line)
+    }
+    assert rows[""] == ["human_nontata_promoters", "tf_0"]
+    whole, part = RESULTS[0], RESULTS[0]["deduplicated"]
+    assert rows["**ours**"][0] == f"{whole['mean']:.3f} ± {whole['max_minus_min']:.3f}"
+    assert rows["ours, unseen items"][0] == f"{part['mean']:.3f} ± {part['max_minus_min']:.3f}"
+    assert rows["ours, unseen items"][1] == "-" and rows["**from scratch**"][1] == "-"
+    assert rows["majority class"] == ["0.500 (0.352 to 0.648)"] * 2  # Wilson, 20 of 40
+    assert not {"length alone", "k-mer logistic regression"} & rows.keys()
+    assert rows["*Caduceus-Ph* (Caduceus, table 1)"] == ["0.946 ± 0.007", "-"]
+    assert rows["*MDLM* (MDLM, table 7)"] == ["0.940 ± 0.007", "-"]
+    assert rows["test items"] == ["40", "40"] and rows["of them unseen"] == ["30", "0"]
+    assert rows["protocol"][0] == "paper, 5 runs, seeds 1, 2, 3, 4, 5"
+    assert "- ours - from scratch: +0.1\n" in page
+    assert page.count("- without a copy in train: 30 of 40 test items (75.0 %)") == 2
+
+
+def test_published_rows_are_of_eight_tasks() -> None:
+    rows = [scores for paper in PUBLISHED.values() for scores in paper.values()]
+    assert len(rows) == 11 and all(scores.keys() == rows[0].keys() for scores in rows)
+    assert len(rows[0]) == 8
+    # of the tables: the worst spread, and a mean of three digits
+    assert PUBLISHED["Caduceus, table 1"]["Mamba"]["human_ensembl_regulatory"] == (0.814, 0.211)
+    assert PUBLISHED["MDLM, table 7"]["Caduceus MLM"]["human_enhancers_ensembl"] == (0.907, 0.0)
+
+
+@pytest.mark.parametrize("picture", ["svg", "png"])
+def test_the_picture_shows_every_task_and_model(picture: Any) -> None:
+    contents = score_picture(RESULTS, picture=picture)
+    if picture == "png":
+        assert contents.startswith(b"\x89PNG")
+        return
+    text = contents.decode()
+    for name in ("human_nontata_promoters", "tf_0", "ours", "from scratch", "majority class"):
+        assert f">{name}<" in text
+    assert "length alone" not in text
+
+
+def test_what_cannot_be_shown_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="no results to show"):
+        score_page([])
+    with pytest.raises(UserError, match="two results of ours on tf_0"):
+        score_page([RESULTS[2], RESULTS[2]])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match="matplotlib is not installed"):
+        score_picture(RESULTS)

@@ -1,0 +1,127 @@
+"""Cross-validation from the command line: the same table however often it is stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tasks.conftest import Genodiff
+from tests.tasks.test_finetune import TINY, data, write
+
+__all__ = ["data"]  # a fixture
+WORDS = (*(word for word in TINY if not word.startswith("epochs")), "backbone=caduceus")
+
+
+def results(folder: str) -> dict[str, Any]:
+    found = json.loads((Path(folder) / "results.json").read_text())
+    del found["command"]
+    return found
+
+
+def test_five_seeds_end_in_a_table(genodiff: Genodiff, data: tuple[str, ...]) -> None:
+    words = ("crossvalidate", *data, *WORDS, "max_steps=3", "folds=2")
+    outcome = genodiff(*words, "out=one", "name=one")
+    assert outcome.code == 0, outcome.stderr
+    found = results("one")
+    assert [(row["fold"], row["seed"], row["n_test"]) for row in found["folds"]] == [
+        (1, 1, 40),
+        (2, 2, 40),
+    ]
+    assert found["mean"] == np.mean([row["accuracy"] for row in found["folds"]])
+    assert found["baselines"].keys() == {"majority", "length_only", "kmer_logistic"}
+    assert found["baselines"]["kmer_logistic"]["accuracy"] > 0.8
+    assert found["deduplicated"]["folds"][0]["n_test"] == 40
+    assert found["leakage"]["splits"]["test"]["of_each_class"] == {"at": 20, "gc": 20}
+    again = genodiff(*words, "optimizer.lr=0.001", "out=two", "name=two", "against=[one]")
+    assert again.code == 0, again.stderr
+    assert "two minus one: " in again.stderr and "p = " in again.stderr
+    table = Path("two/results.md").read_text()
+    assert "**two**" in table and "**one**" in table and "McNemar" in table
+    assert Path("two/results.svg").read_text().startswith("<")
+
+
+def test_k_folds_test_all_training_sequences(genodiff: Genodiff, data: tuple[str, ...]) -> None:
+    words = (*data, *WORDS, "max_steps=2", "protocol=kfold", "folds=3", "kmer_baseline=false")
+    outcome = genodiff("crossvalidate", *words, "out=k")
+    assert outcome.code == 0, outcome.stderr
+    found = results("k")
+    assert sum(row["n_test"] for row in found["folds"]) == 160
+    assert found["baselines"]["kmer_logistic"] is None
+    assert found["mean"] == pytest.approx(found["deduplicated"]["mean"])
+
+
+def test_the_grid_is_chosen_by_validation(genodiff: Genodiff, data: tuple[str, ...]) -> None:
+    grid = "grid={optimizer.lr:[1e-2,1e-9]}"
+    words = (*data, *WORDS, "max_steps=18", "folds=2", grid, "kmer_baseline=false")
+    outcome = genodiff("crossvalidate", *words, "out=g")
+    assert outcome.code == 0, outcome.stderr
+    assert results("g")["choices"] == [{"optimizer.lr": 0.01}] * 2
+    assert len(list(Path("g").glob("fold_*/*/metrics.json"))) == 4
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_ends_in_the_same_table(
+    genodiff: Genodiff, data: tuple[str, ...]
+) -> None:
+    words = (*data, *WORDS, "epochs=4", "folds=2", "trainer.checkpoint_every=3", "name=model")
+    assert genodiff("crossvalidate", *words, "out=straight").code == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "genodiff", "crossvalidate", *words, "out=killed"]
+    rng = np.random.default_rng(0)
+    for kill in range(8):
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE) as process:
+            assert process.stderr is not None
+            process.stderr.readline()  # it is in a fold
+            time.sleep(float(rng.uniform(0, 4)))
+            process.send_signal(signal.SIGKILL if kill % 2 else signal.SIGTERM)
+            process.communicate()
+    assert genodiff("crossvalidate", *words, "out=killed").code == 0
+    assert results("killed") == results("straight")
+    tables = [Path(f"{run}/results.md").read_text() for run in ("killed", "straight")]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_two_at_once_share_the_folds(genodiff: Genodiff, data: tuple[str, ...]) -> None:
+    words = (*data, *WORDS, "epochs=2", "folds=4", "name=model")
+    assert genodiff("crossvalidate", *words, "out=alone").code == 0
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "genodiff", "crossvalidate", *words, "out=shared"]
+    both = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    assert [process.wait() for process in both] == [0, 0]
+    assert results("shared") == results("alone")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("folds=0",), "folds=0 are too few for protocol=paper"),
+        (("folds=1", "protocol=kfold"), "folds=1 are too few for protocol=kfold"),
+        (("protocol=loo",), "protocol=loo is not one of paper, kfold"),
+        (("against=[none]",), "against=none is no finished cross-validation"),
+        (("grid={optimizer.rate:[1]}",), "grid has optimizer.rate"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line_and_nothing_is_written(
+    genodiff: Genodiff, data: tuple[str, ...], words: tuple[str, ...], message: str
+) -> None:
+    outcome = genodiff("crossvalidate", *data, *WORDS, *words, "out=run")
+    assert outcome.code == 2, outcome.stderr
+    assert message in outcome.stderr.splitlines()[-1], outcome.stderr
+    assert not Path("run").exists()
+
+
+def test_another_config_does_not_go_on_with_it(genodiff: Genodiff, data: tuple[str, ...]) -> None:
+    words = ("crossvalidate", *data, *WORDS, "folds=1", "kmer_baseline=false", "out=run")
+    assert genodiff(*words, "max_steps=1").code == 0
+    outcome = genodiff(*words, "max_steps=2")
+    assert outcome.code == 2
+    assert "was begun with max_steps=1, not 2" in outcome.stderr
+    assert write
