@@ -53,7 +53,7 @@ from genodiff.evaluation import (
 from genodiff.evaluation.score_table import score_page, score_picture
 from genodiff.files import atomic_path, claim_folder, write_text
 from genodiff.tasks.build import Node, build_data, select_device
-from genodiff.tasks.classifying import StrandUse, length_of, plain_config
+from genodiff.tasks.classifying import Parts, StrandUse, length_of, plain_config
 from genodiff.tasks.cross_validation import (
     Chosen,
     Fold,
@@ -102,9 +102,11 @@ def main(
     task = build_data(data, ClassificationTask)
     parts = folds_of(task, protocol, folds, seed)
     runs = runs_of(folder, parts, plain_config(asked), grid or {})
-    if not (folder / "fold_1").is_dir() or overwrite:
-        claim_folder(folder, overwrite=overwrite)
-    if not do(runs, task, select_device(device)):
+    chosen_device = select_device(device)
+    # What cannot be is found before anything is written.
+    Parts(runs[0].config, task, runs[0].fold.split).fit_to(chosen_device)
+    _begin(folder, overwrite=overwrite)
+    if not do(runs, task, chosen_device):
         log.info("stopped; the same command goes on with it.")
         return 130
     picked = chosen(runs, protocol)
@@ -212,6 +214,17 @@ def headline(found: Mapping[str, Any]) -> str:
         if row is not None
     ]
     return f"{text}; baselines: {', '.join(baselines)}"
+
+
+def _begin(folder: Path, *, overwrite: bool) -> None:
+    """Claims the folder of a new cross-validation; one that is begun is gone on with."""
+    if any(folder.glob("fold_*")) and not overwrite:
+        return
+    try:
+        claim_folder(folder, overwrite=overwrite)
+    except UserError:
+        if overwrite or not any(folder.glob("fold_*")):
+            raise  # else another process has begun it just now
 
 
 def _facts(

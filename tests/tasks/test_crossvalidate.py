@@ -107,6 +107,8 @@ def test_two_at_once_share_the_folds(genodiff: Genodiff, data: tuple[str, ...]) 
         (("protocol=loo",), "protocol=loo is not one of paper, kfold"),
         (("against=[none]",), "against=none is no finished cross-validation"),
         (("grid={optimizer.rate:[1]}",), "grid has optimizer.rate"),
+        (("length=0",), "length=0 is no number of tokens"),
+        (("trainer.devices=3",), "batch_size=16 does not divide among 3 devices"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line_and_nothing_is_written(
