@@ -20,6 +20,8 @@ keys:
                       of the training sequences, or what the benchmark is published with)
   pad=right|left      the side that is filled up; pool_padding=true counts padding in the pooling
                       and append_sep=true ends sequences with [SEP], both as published
+  probe=true          train no network: a logistic regression on its pooled hidden states, the
+                      penalty chosen by validation (needs genodiff[downstream]); or
   batch_size= epochs= or max_steps=
   optimizer.lr=       and others of optimizer and trainer, as in train
 """
@@ -33,7 +35,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from genodiff import __version__
 from genodiff.backbones import Backbone, ReverseComplementEquivariant, SequenceClassifier
@@ -47,9 +49,11 @@ from genodiff.data import (
 from genodiff.data.folds import paper_split
 from genodiff.errors import UserError
 from genodiff.evaluation import Predictions, predict
+from genodiff.evaluation.probe import Features, linear_probe
 from genodiff.files import atomic_path, write_text
 from genodiff.ranks import Ranks, is_first
 from genodiff.tasks.build import Node, build, with_absolute_paths
+from genodiff.tasks.launch import user_overrides
 from genodiff.tasks.model import load_model
 from genodiff.tasks.train import TRAINED, outside_troubles
 from genodiff.training import (
@@ -73,7 +77,16 @@ averaged afterwards. "auto" is "given" for text and for networks that keep both 
 
 RUN_KEYS = (
     *("data", "checkpoint", "backbone", "classifier", "strands", "length", "pad", "append_sep"),
-    *("pool_padding", "batch_size", "epochs", "max_steps", "optimizer", "trainer", "seed"),
+    *(
+        "pool_padding",
+        "probe",
+        "batch_size",
+        "epochs",
+        "max_steps",
+        "optimizer",
+        "trainer",
+        "seed",
+    ),
 )
 """The keys of both tasks that make a run's config."""
 
@@ -95,33 +108,52 @@ class Tested(NamedTuple):
 
 def run_classifier(run: Path, parts: "Parts", device: torch.device) -> Tested | None:
     """Trains in the folder `run`, or goes on there, and tests; None if a signal stopped it."""
-    newest = newest_checkpoint(run / "checkpoints")
     with outside_troubles(run):
         if is_first():
             write_text(run / "config.yaml", yaml.safe_dump(parts.config, sort_keys=False))
-        fitted = fit(
-            parts.module,
-            parts.data.train_loader,
-            parts.plan,
-            run,
-            score=parts.score,
-            draw=lambda _: "",
-            device=device,
-            resume=newest and newest.path,
-        )
+        found = parts.probed(device) if parts.config["probe"] else _trained(run, parts, device)
+    if found is None:
+        return None
+    metrics = _metrics(parts, found)
+    if is_first():
+        with atomic_path(run / "predictions.npz") as temporary, temporary.open("wb") as file:
+            np.savez(file, logits=found.test.logits, labels=found.test.labels)
+        # Last: it says that the run is done.
+        write_text(run / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    return Tested(metrics, found.test)
+
+
+class Found(NamedTuple):
+    """What the weights chosen by `valid` say; `choice`: which those are."""
+
+    valid: Predictions
+    test: Predictions
+    choice: dict[str, Any]
+
+
+def _trained(run: Path, parts: "Parts", device: torch.device) -> Found | None:
+    """By training, from the last checkpoint on if there is one; None if a signal stopped it."""
+    newest = newest_checkpoint(run / "checkpoints")
+    fitted = fit(
+        parts.module,
+        parts.data.train_loader,
+        parts.plan,
+        run,
+        score=parts.score,
+        draw=lambda _: "",
+        device=device,
+        resume=newest and newest.path,
+    )
     if fitted.interrupted:
         return None
     best = read_checkpoint(run / "checkpoints" / "best.ckpt")
     parts.module.load_state_dict(best["state_dict"])
-    tested = predict(parts.module.model, parts.readings(parts.split.test), device=device)
-    chosen = predict(parts.module.model, parts.readings(parts.split.valid), device=device)
-    metrics = _metrics(parts, tested, chosen, int(best["global_step"]))
-    if is_first():
-        with atomic_path(run / "predictions.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, logits=tested.logits, labels=tested.labels)
-        # Last: it says that the run is done.
-        write_text(run / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    return Tested(metrics, tested)
+    valid, test = (
+        predict(parts.module.model, parts.readings(part), device=device)
+        for part in (parts.split.valid, parts.split.test)
+    )
+    steps = {"step": int(best["global_step"]), "max_steps": parts.plan.max_steps}
+    return Found(valid, test, steps)
 
 
 def read_run(run: Path) -> Tested:
@@ -149,6 +181,8 @@ class Parts:
             "pad_id": None if config["pool_padding"] else task.tokenizer.pad_id,
         }
         model: nn.Module = build(config["classifier"], where="classifier", **context)
+        if config["probe"]:
+            _refuse_training(network)
         limit = None if network is None else network.max_length
         if limit is not None and self.length > limit:
             raise UserError(
@@ -216,6 +250,21 @@ class Parts:
         error = found.nats.std() / len(found.nats) ** 0.5
         return Score(float(found.nats.mean()), float(error), found.accuracy)
 
+    def probed(self, device: torch.device) -> Found:
+        """By a logistic regression on the features, the network as it is."""
+        classifier = self.module.model
+        assert isinstance(classifier, SequenceClassifier)  # by __init__
+        parts = [
+            Features(*predict(_Features(classifier), self.readings(part), device=device))
+            for part in self.split
+        ]
+        probe = linear_probe(*parts)
+        valid, test = (
+            Predictions(logits, part.labels)
+            for logits, part in zip((probe.valid, probe.test), parts[1:], strict=True)
+        )
+        return Found(valid, test, {"penalty": probe.penalty})
+
     def describe(self) -> dict[str, Any]:
         """Where the data come from, and how much there is of each part and class."""
         classes = self.task.classes
@@ -240,6 +289,16 @@ class Parts:
             append_sep=self.config["append_sep"],
             seed=self.config["seed"],
         )
+
+
+def _refuse_training(network: Backbone | None) -> None:
+    """Raises UserError if a probe is asked for of what has no features, or words for training."""
+    if network is None:
+        raise UserError("probe=true is of a network's features, which this classifier= lacks.")
+    idle = ("epochs", "max_steps", "optimizer", "trainer")
+    for word in user_overrides():
+        if word.split("=")[0].split(".")[0] in idle:
+            raise UserError(f"{word} does nothing with probe=true, which trains no network.")
 
 
 def network_of(config: Mapping[str, Any], task: ClassificationTask) -> Backbone | None:
@@ -335,16 +394,15 @@ def require_same(run: Path, config: Mapping[str, Any]) -> None:
             )
 
 
-def _metrics(parts: Parts, tested: Predictions, chosen: Predictions, step: int) -> dict[str, Any]:
+def _metrics(parts: Parts, found: Found) -> dict[str, Any]:
     return {
         "task": parts.task.name,
-        "accuracy": tested.accuracy,
-        "nats": float(tested.nats.mean()),
-        "n_test": len(tested.labels),
-        "valid_accuracy": chosen.accuracy,
-        "n_valid": len(chosen.labels),
-        "step": step,
-        "max_steps": parts.plan.max_steps,
+        "accuracy": found.test.accuracy,
+        "nats": float(found.test.nats.mean()),
+        "n_test": len(found.test.labels),
+        "valid_accuracy": found.valid.accuracy,
+        "n_valid": len(found.valid.labels),
+        **found.choice,
         "seed": parts.config["seed"],
         "length": parts.length,
         "strands": parts.strands,
@@ -352,3 +410,14 @@ def _metrics(parts: Parts, tested: Predictions, chosen: Predictions, step: int) 
         "data": parts.describe(),
         "version": __version__,
     }
+
+
+class _Features(nn.Module):
+    """What a classifier scores."""
+
+    def __init__(self, classifier: SequenceClassifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.classifier.features(tokens)

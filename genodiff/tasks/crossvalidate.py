@@ -86,6 +86,7 @@ def main(
     append_sep: bool,
     pool_padding: bool,
     strands: StrandUse,
+    probe: bool,
     batch_size: int,
     epochs: int,
     max_steps: int | None,

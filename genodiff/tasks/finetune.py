@@ -49,6 +49,7 @@ def main(
     append_sep: bool,
     pool_padding: bool,
     strands: StrandUse,
+    probe: bool,
     batch_size: int,
     epochs: int,
     max_steps: int | None,
@@ -87,10 +88,9 @@ def main(
         return 130
     if is_first():
         log.info(
-            "%s: test accuracy %.4f of %d sequences; validation %.4f of %d, which chose step %d.",
+            "%s: test accuracy %.4f of %d sequences; validation %.4f of %d, which chose.",
             task.name,
             *(tested.metrics[key] for key in ("accuracy", "n_test", "valid_accuracy", "n_valid")),
-            tested.metrics["step"],
         )
     return 0
 

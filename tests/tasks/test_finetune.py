@@ -119,6 +119,17 @@ def test_a_trained_network_is_gone_on_with(
     assert metrics("run")["max_steps"] == 2
 
 
+def test_a_probe_leaves_the_network_as_it_is(
+    genodiff: Genodiff, data: tuple[str, ...], trained: str
+) -> None:
+    words = (*data, f"checkpoint={trained}", "probe=true", "batch_size=16", "device=cpu")
+    outcome = genodiff("finetune", *words, "out=run")
+    assert outcome.code == 0, outcome.stderr
+    found = metrics("run")
+    assert found["accuracy"] > 0.8 and found["penalty"] > 0 and "step" not in found
+    assert not Path("run/checkpoints").exists()
+
+
 def test_the_convolutional_baseline(genodiff: Genodiff, data: tuple[str, ...]) -> None:
     words = ("classifier=cnn", "length=57", "batch_size=16", "max_steps=3", "device=cpu")
     outcome = genodiff("finetune", *data, *words, "out=run")
@@ -138,6 +149,8 @@ def test_the_convolutional_baseline(genodiff: Genodiff, data: tuple[str, ...]) -
         (("backbone=caduceus", "strands=both"), "strands=both is not one of auto, given"),
         (("backbone=caduceus", "trainer.devices=3"), "does not divide among 3 devices"),
         (("checkpoint=nowhere",), "/nowhere does not exist"),
+        (("classifier=cnn", "length=60", "probe=true"), "probe=true is of a network's features"),
+        (("backbone=caduceus", "probe=true", "epochs=2"), "epochs=2 does nothing with probe=true"),
         (("backbone=caduceus", "length=0"), "length=0 is no number of tokens"),
     ],
 )
