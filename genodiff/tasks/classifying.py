@@ -73,20 +73,10 @@ StrandUse = Literal["auto", "given", "augment", "conjoin"]
 """How DNA is read: as given; either strand at random in training; so too, and the logits of both
 averaged afterwards. "auto" is "given" for text and for networks that keep both strands, else
 "conjoin"."""
-
-
 RUN_KEYS = (
     *("data", "checkpoint", "backbone", "classifier", "strands", "length", "pad", "append_sep"),
-    *(
-        "pool_padding",
-        "probe",
-        "batch_size",
-        "epochs",
-        "max_steps",
-        "optimizer",
-        "trainer",
-        "seed",
-    ),
+    *("pool_padding", "probe", "batch_size", "epochs", "max_steps"),
+    *("optimizer", "trainer", "seed"),
 )
 """The keys of both tasks that make a run's config."""
 
@@ -108,7 +98,7 @@ class Tested(NamedTuple):
 
 def run_classifier(run: Path, parts: "Parts", device: torch.device) -> Tested | None:
     """Trains in the folder `run`, or goes on there, and tests; None if a signal stopped it."""
-    with outside_troubles(run):
+    with outside_troubles(run, "the same command, or genodiff finetune"):
         if is_first():
             write_text(run / "config.yaml", yaml.safe_dump(parts.config, sort_keys=False))
         found = parts.probed(device) if parts.config["probe"] else _trained(run, parts, device)

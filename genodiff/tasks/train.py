@@ -216,15 +216,16 @@ def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"], trainer: Node)
 
 
 @contextmanager
-def outside_troubles(run: Path) -> Iterator[None]:
-    """Tells what nobody here can help in one line, with what there is to go on from."""
+def outside_troubles(run: Path, command: str = "genodiff train") -> Iterator[None]:
+    """Tells what nobody here can help in one line, with what there is to go on from, and the
+    `command` that takes resume=."""
     try:
         yield
     except Exception as error:
         trouble = _outside_trouble(error, run)
         if trouble is None:
             raise
-        raise OutsideError(f"{trouble} {_way_on(run)}") from error
+        raise OutsideError(f"{trouble} {_way_on(run, command)}") from error
 
 
 def _outside_trouble(error: BaseException, run: Path) -> str | None:
@@ -249,11 +250,11 @@ def _outside_trouble(error: BaseException, run: Path) -> str | None:
     return None
 
 
-def _way_on(run: Path) -> str:
+def _way_on(run: Path, command: str) -> str:
     newest = newest_checkpoint(run / "checkpoints")
     if newest is None:
         return "No checkpoint was written yet: start again."
-    return f"Step {newest.step} is saved; go on with: genodiff train resume={run}"
+    return f"Step {newest.step} is saved; go on with: {command} resume={run}"
 
 
 class Parts:
