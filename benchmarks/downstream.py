@@ -73,7 +73,7 @@ def models(arguments: argparse.Namespace) -> dict[str, list[str]]:
     """The words of each; Caduceus is as wide and deep as the pre-trained networks."""
     scratch = ["backbone=caduceus", "backbone.d_model=118"]
     return {
-        "cnn": ["classifier=cnn"],
+        "cnn": ["head=cnn"],
         "scratch": scratch,
         "mlm": [f"checkpoint={arguments.mlm.absolute()}"],
         "mdlm": [f"checkpoint={arguments.mdlm.absolute()}"],

@@ -8,9 +8,9 @@ keys:
   checkpoint=PATH     the network to start from: a run folder, a .ckpt or a model folder, of any
                       objective; or
   backbone=NAME       a new one, as in train
-  classifier=NAME     pooled: a linear score of the network's hidden states, pooled over all but
-                      padding by classifier.pooling=mean|max|first|last; cnn: the convolutional
-                      baseline of Genomic Benchmarks, without checkpoint= and backbone=
+  head=NAME           pooled: a linear score of the network's hidden states, pooled over all but
+                      padding by head.pooling=mean|max|first|last; or cnn: the convolutional
+                      baseline of Genomic Benchmarks, which takes the place of the network too
   data=NAME           labelled: data.train= data.test= data.valid= (CSV, TSV or FASTA, plain or
                       gzip; columns sequence or seq, and label), or data.train=FOLDER with files
                       of those names; genomic_benchmarks: data.name= data.root=
@@ -74,7 +74,7 @@ StrandUse = Literal["auto", "given", "augment", "conjoin"]
 averaged afterwards. "auto" is "given" for text and for networks that keep both strands, else
 "conjoin"."""
 RUN_KEYS = (
-    *("data", "checkpoint", "backbone", "classifier", "strands", "length", "pad", "append_sep"),
+    *("data", "checkpoint", "backbone", "head", "strands", "length", "pad", "append_sep"),
     *("pool_padding", "probe", "batch_size", "epochs", "max_steps"),
     *("optimizer", "trainer", "seed"),
 )
@@ -170,7 +170,7 @@ class Parts:
             "length": self.length + config["append_sep"],
             "pad_id": None if config["pool_padding"] else task.tokenizer.pad_id,
         }
-        model: nn.Module = build(config["classifier"], where="classifier", **context)
+        model: nn.Module = build(config["head"], where="head", **context)
         if config["probe"]:
             _refuse_training(network)
         limit = None if network is None else network.max_length
@@ -284,7 +284,7 @@ class Parts:
 def _refuse_training(network: Backbone | None) -> None:
     """Raises UserError if a probe is asked for of what has no features, or words for training."""
     if network is None:
-        raise UserError("probe=true is of a network's features, which this classifier= lacks.")
+        raise UserError("probe=true is of a network's features, which this head= lacks.")
     idle = ("epochs", "max_steps", "optimizer", "trainer")
     for word in user_overrides():
         if word.split("=")[0].split(".")[0] in idle:
@@ -295,12 +295,12 @@ def network_of(config: Mapping[str, Any], task: ClassificationTask) -> Backbone 
     """The network of `checkpoint`, or a new one from `backbone`; None for a classifier that is a
     network of its own. Raises UserError if none or two are given, or it reads other tokens."""
     checkpoint, backbone = config["checkpoint"], config["backbone"]
-    pooled = config["classifier"]["_target_"].endswith(f".{SequenceClassifier.__name__}")
+    pooled = config["head"]["_target_"].endswith(f".{SequenceClassifier.__name__}")
     given = (checkpoint is not None) + (backbone != TRAINED)
     if not pooled:
         if given:
             raise UserError(
-                "this classifier= is a network of its own; leave checkpoint= and backbone= out."
+                "this head= is a network of its own; leave checkpoint= and backbone= out."
             )
         return None
     if given != 1:

@@ -80,7 +80,7 @@ def main(
     data: Node,
     checkpoint: str | None,
     backbone: Node,
-    classifier: Node,
+    head: Node,
     length: int | None,
     pad: Literal["left", "right"],
     append_sep: bool,
@@ -112,7 +112,7 @@ def main(
         return 130
     picked = chosen(runs, protocol)
     facts = _facts(task, parts, protocol, length_of(length, task), kmer_baseline)
-    model = name or (Path(checkpoint).name if checkpoint else _called(classifier, backbone))
+    model = name or (Path(checkpoint).name if checkpoint else _called(head, backbone))
     mine = Scores(
         {
             **score_results(
@@ -272,9 +272,9 @@ def _run(each: Chosen) -> Run:
     return Run(fold.number, fold.seed, len(fold.split.train), fold.items, correct)
 
 
-def _called(classifier: Node, backbone: Node) -> str:
+def _called(head: Node, backbone: Node) -> str:
     """The name of a model that has no checkpoint: of its network's class."""
-    node = backbone if backbone.get("_target_") else classifier
+    node = backbone if backbone.get("_target_") else head
     return str(node["_target_"]).rpartition(".")[2] + " from scratch"
 
 

@@ -43,7 +43,7 @@ def main(
     data: Node,
     checkpoint: str | None,
     backbone: Node,
-    classifier: Node,
+    head: Node,
     length: int | None,
     pad: Literal["left", "right"],
     append_sep: bool,

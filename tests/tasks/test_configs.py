@@ -50,9 +50,9 @@ def test_every_task_has_its_config_and_every_config_its_task() -> None:
 def test_every_group_is_tested_here() -> None:
     groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
     tested = {"backbone", "schedule", "objective", "data", "sampler", "experiment"}
-    # dataset, classifier: tests of fetch, finetune; hydra: needs SLURM; the others come with every
+    # dataset, head: tests of fetch, finetune; hydra: needs SLURM; the others come with every
     # run below
-    assert groups == tested | {"optimizer", "trainer", "dataset", "classifier", "hydra"}
+    assert groups == tested | {"optimizer", "trainer", "dataset", "head", "hydra"}
 
 
 @pytest.mark.parametrize("backbone", options("backbone"))

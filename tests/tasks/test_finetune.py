@@ -131,7 +131,7 @@ def test_a_probe_leaves_the_network_as_it_is(
 
 
 def test_the_convolutional_baseline(genodiff: Genodiff, data: tuple[str, ...]) -> None:
-    words = ("classifier=cnn", "length=57", "batch_size=16", "max_steps=3", "device=cpu")
+    words = ("head=cnn", "length=57", "batch_size=16", "max_steps=3", "device=cpu")
     outcome = genodiff("finetune", *data, *words, "out=run")
     assert outcome.code == 0, outcome.stderr
     assert metrics("run")["length"] == 57
@@ -142,14 +142,14 @@ def test_the_convolutional_baseline(genodiff: Genodiff, data: tuple[str, ...]) -
     [
         ((), "give checkpoint= for a trained network, or backbone= for a new one"),
         (("backbone=caduceus", "checkpoint=trained"), "one of them"),
-        (("classifier=cnn", "backbone=caduceus"), "is a network of its own"),
-        (("classifier=cnn",), "length=40: three convolutions leave nothing"),
+        (("head=cnn", "backbone=caduceus"), "is a network of its own"),
+        (("head=cnn",), "length=40: three convolutions leave nothing"),
         (("backbone=caduceus", "batch_size=0"), "batch_size=0 must be at least 1"),
         (("backbone=caduceus", "epochs=0"), "epochs=0 must be at least 1"),
         (("backbone=caduceus", "strands=both"), "strands=both is not one of auto, given"),
         (("backbone=caduceus", "trainer.devices=3"), "does not divide among 3 devices"),
         (("checkpoint=nowhere",), "/nowhere does not exist"),
-        (("classifier=cnn", "length=60", "probe=true"), "probe=true is of a network's features"),
+        (("head=cnn", "length=60", "probe=true"), "probe=true is of a network's features"),
         (("backbone=caduceus", "probe=true", "epochs=2"), "epochs=2 does nothing with probe=true"),
         (("backbone=caduceus", "length=0"), "length=0 is no number of tokens"),
     ],
