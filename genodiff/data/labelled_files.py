@@ -7,10 +7,8 @@ the last `|` of the header, or `label=...` anywhere in it.
 """
 
 import csv
-import gzip
 import io
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +18,7 @@ from genodiff.data.genome import file_sha256
 from genodiff.data.intervals import SPLITS, Split
 from genodiff.data.labelled import ClassificationTask
 from genodiff.data.labelled_rows import LabelledRow, encode_row, task_of
+from genodiff.data.plain_files import read_plain
 from genodiff.data.tokenizer import DnaTokenizer
 from genodiff.errors import UserError
 
@@ -240,18 +239,7 @@ def _format(path: Path) -> str:
 
 
 def _read_text(path: Path) -> str:
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path} is truncated or is not valid gzip ({error}); fetch or compress it again."
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); give the path of a CSV, TSV or FASTA."
-        ) from error
+    content = read_plain(path, "a CSV, TSV or FASTA")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

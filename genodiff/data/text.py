@@ -7,10 +7,8 @@ one are not independent.
 """
 
 import codecs
-import gzip
 import hashlib
 import re
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, final
@@ -23,6 +21,7 @@ from genodiff.batch import TokenBatch
 from genodiff.data.byte_tokenizer import ByteTokenizer
 from genodiff.data.datamodule import Keys, SequenceData, Tokenizer
 from genodiff.data.intervals import Split
+from genodiff.data.plain_files import read_plain
 from genodiff.data.randomness import Stream, integers_below
 from genodiff.data.sources import StartMethod
 from genodiff.errors import UserError
@@ -190,19 +189,7 @@ def read_text(path: Path) -> Text:
 
     Raises `UserError` if it cannot be read, is not UTF-8, or holds nothing but white space.
     """
-    try:
-        content = path.read_bytes()
-        if content.startswith(b"\x1f\x8b"):  # no UTF-8 begins so
-            content = gzip.decompress(content)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path} is truncated or is not valid gzip ({error}); fetch or compress it again."
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror}); give the path of a text file, plain or "
-            "gzip."
-        ) from error
+    content = read_plain(path, "a text file, plain or gzip")
     invalid = _first_invalid(content)
     if invalid is not None:
         raise UserError(
