@@ -13,11 +13,10 @@ medians. Values and gradients are compared first.
 import argparse
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import machine, median_seconds, peak_bytes
+from measuring import machine, median_seconds, parser_of, peak_bytes
 from torch import Tensor, nn
 
 from genodiff.diffusion import Absorbing, ContinuousNelbo, LogLinear, NetworkDenoiser, Subs
@@ -56,11 +55,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="write the figures as JSON to this file")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--length", type=int, default=1024)

@@ -16,11 +16,10 @@ import argparse
 import json
 from collections.abc import Callable, Iterable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
-from measuring import free_bytes, machine, median_seconds, peak_bytes
+from measuring import free_bytes, machine, median_seconds, parser_of, peak_bytes
 from published import Scan, linear_ref, pscan_or_none, selective_scan_ref
 from torch import Tensor
 from torch.nn import functional as F
@@ -77,11 +76,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="write the figures as JSON to this file")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = parser_of(__doc__)
     parser.add_argument("--lengths", type=int, nargs="+", default=[1024, 8192, 32_768, 131_072])
     parser.add_argument("--tokens", type=int, default=8192, help="of a batch, if it is longer")
     parser.add_argument("--threads", type=int, default=1)

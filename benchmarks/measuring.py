@@ -1,5 +1,6 @@
 """What the benchmarks share: interleaved timing, peak memory, and what they ran on."""
 
+import argparse
 import importlib.metadata
 import os
 import platform
@@ -18,6 +19,16 @@ from genodiff.ops import _native
 
 Key = TypeVar("Key", bound=Hashable)
 PACKAGES = ("genodiff", "torch", "numpy", "mambapy", "mamba-ssm", "causal-conv1d", "triton")
+
+
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The command line that the benchmarks of speed have in common."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--out", type=Path, help="write the figures as JSON to this file")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    return parser
 
 
 def median_seconds(

@@ -19,11 +19,10 @@ import json
 import multiprocessing
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from measuring import machine, peak_bytes, seconds_of
+from measuring import machine, parser_of, peak_bytes, seconds_of
 from throughput import DNA, flops, masked_loss, optimizer, peak_resident_bytes, some_batch, train
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -99,11 +98,7 @@ def main() -> None:
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, help="write the figures as JSON to this file")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser = parser_of(__doc__)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--flops", type=float, default=788e12, help="a second, bfloat16 (H200)")
     parser.add_argument("--bandwidth", type=float, default=4.3e12, help="bytes a second (H200)")
