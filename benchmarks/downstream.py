@@ -14,11 +14,10 @@ import argparse
 import csv
 import gzip
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
+from commands import genodiff
 
 from genodiff.files import write_text
 
@@ -54,11 +53,7 @@ def main() -> None:
             out = arguments.runs / task / model
             against = f"against=[{','.join(map(str, done))}]"
             words = [*shared, *words, f"name={model}", against, f"out={out}"]
-            ended = subprocess.run(
-                [sys.executable, "-m", "genodiff", "crossvalidate", *words], check=False
-            )
-            if ended.returncode:
-                sys.exit(ended.returncode)
+            genodiff("crossvalidate", *words)
             done.append(out)
         for name in ("results.md", "results.svg"):
             suffix = Path(name).suffix

@@ -12,12 +12,10 @@ stopped. Words behind `--` go to every training run (say `optimizer.lr=2e-3`).
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
+from commands import genodiff, train
 
 from genodiff.files import write_text
 
@@ -87,18 +85,6 @@ def main() -> None:
             write_text(arguments.out, json.dumps(report, indent=2) + "\n")
 
 
-def train(run: Path, words: list[str]) -> None:
-    """Trains, or goes on, unless it is done."""
-    if (run / "config.yaml").is_file():
-        config = yaml.safe_load((run / "config.yaml").read_text())
-        sessions = json.loads((run / "manifest.json").read_text())["sessions"]
-        if sessions and sessions[-1]["steps"] == config["trainer"]["max_steps"]:
-            return
-        genodiff("train", f"resume={run}")
-    else:
-        genodiff("train", *words, f"out={run}")
-
-
 def measure(run: Path, files: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """What `genodiff evaluate` finds on the test split; once."""
     out = run / "test.json"
@@ -115,13 +101,6 @@ def measure(run: Path, files: list[str], arguments: argparse.Namespace) -> dict[
         **{key: found[key] for key in kept},
         "baselines": found["baselines"],
     }
-
-
-def genodiff(task: str, *words: str) -> None:
-    """Runs a command, its log on stderr; ends with its exit code where it fails."""
-    done = subprocess.run([sys.executable, "-m", "genodiff", task, *words], check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
 
 
 def line(row: dict[str, Any]) -> str:
