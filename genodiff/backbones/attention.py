@@ -6,7 +6,7 @@ position * 10000^(-2i/d), so that a query and a key only feel the distance betwe
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from genodiff.backbones.base import require_positive
@@ -87,9 +87,11 @@ def attend_in_blocks(
     With `blocks.given` the blocks before it are those of the clean half of the batch, also for the
     clean half itself. Where there are more keys than queries, the queries are the last.
     """
-    if blocks.reading is not None and q.shape[2] <= blocks.length:
-        return F.scaled_dot_product_attention(q, k, v)
-    first, length = k.shape[2] - q.shape[2], k.shape[2]
+    first, length, padding = k.shape[2] - q.shape[2], k.shape[2], blocks.padding
+    if not blocks.given and q.shape[2] <= blocks.length:
+        everything = torch.ones(1, length, dtype=torch.bool, device=q.device)
+        mask = None if padding is None else _without(everything, padding)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     block = torch.arange(length, device=q.device) // blocks.length
     size = blocks.length * max(1, _POSITIONS_AT_ONCE // blocks.length)
     heads = []
@@ -100,18 +102,32 @@ def attend_in_blocks(
         if blocks.given:
             keys, values = (torch.cat([_clean(x[:, :, past]), x[:, :, own]], 2) for x in (k, v))
             visible = torch.cat([visible, itself], 1)
+            if padding is not None:
+                hidden = torch.cat([_clean(padding[:, past]), padding[:, own]], 1)
+                visible = _without(visible, hidden)
         else:
             keys, values = k[:, :, past], v[:, :, past]
             visible[:, start:] |= itself
+            if padding is not None:
+                visible = _without(visible, padding[:, past])
         queries = q[:, :, start - first : start - first + size]
         heads.append(F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible))
     return torch.cat(heads, dim=2)
 
 
-def _clean(x: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
+def _clean(x: Shaped[Tensor, "b *s"]) -> Shaped[Tensor, "b *s"]:
     """The second half of the batch, in the place of both."""
     _, clean = x.chunk(2)
     return torch.cat([clean, clean])
+
+
+def _without(
+    visible: Bool[Tensor, "l n"], padding: Bool[Tensor, "b n"]
+) -> Bool[Tensor, "b 1 l n"]:
+    """What is visible but the padding, or all of it to padding that would see nothing else: a mean
+    of nothing is no number."""
+    seen = visible & ~padding[:, None, None]
+    return seen | (visible & ~seen.any(-1, keepdim=True))
 
 
 def frequencies(d_head: int) -> Float[Tensor, " half"]:

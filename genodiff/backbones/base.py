@@ -2,7 +2,8 @@
 
 import abc
 
-from jaxtyping import Float, Int
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from genodiff.errors import UserError
@@ -16,6 +17,11 @@ class Backbone(nn.Module, abc.ABC):
 
     The head acts on each position alone, so a loss or a sampler may call it on the hidden states
     that it needs and on no others.
+
+    Padding, the tokens of `unseen_id`, is seen by no other position. At the right end of a row it
+    changes nothing elsewhere; nor at the left end, unless a network counts positions from there or
+    cuts blocks there. Amid a row it is a gap of its length. Vectors in the place of tokens do not
+    say what is padding: all of them are seen.
     """
 
     d_model: int
@@ -26,6 +32,8 @@ class Backbone(nn.Module, abc.ABC):
     """Whether the network can be told a `sigma`."""
     max_length: int | None = None
     """The most tokens a sequence can have; None for any number."""
+    unseen_id: int | None = None
+    """The id of padding that is not seen; None if every token is."""
 
     @abc.abstractmethod
     def hidden(
@@ -71,6 +79,21 @@ class Backbone(nn.Module, abc.ABC):
 def embed(embedding: nn.Embedding, tokens: Inputs) -> Float[Tensor, "b l e"]:
     """The vectors of tokens; vectors as they are."""
     return tokens if tokens.is_floating_point() else embedding(tokens)
+
+
+def padding_among(
+    tokens: Inputs, unseen_id: int | None, *, causal: bool = False
+) -> Bool[Tensor, "b l"] | None:
+    """Where padding is that another position could see; None if there is none.
+
+    A `causal` network sees only the padding that has tokens behind it.
+    """
+    if unseen_id is None or tokens.is_floating_point():
+        return None
+    padding = tokens == unseen_id
+    seen = padding[:, :-1] & ~padding[:, 1:] if causal else padding
+    # Compiled code cannot depend on what is in a tensor: it hides also what is not there.
+    return padding if torch.compiler.is_compiling() or bool(seen.any()) else None
 
 
 def require_positive(**sizes: int) -> None:

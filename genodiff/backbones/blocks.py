@@ -17,7 +17,7 @@ a `Memory` holds of those before it:
 
     extend(x, memory)       hidden([what memory has read ; x]) at x
 
-A causal network has blocks of one token.
+A causal network has blocks of one token; one that sees every position is one block.
 """
 
 import abc
@@ -25,10 +25,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from genodiff.backbones.base import Backbone, Inputs, require_positive
+from genodiff.backbones.base import Backbone, Inputs, padding_among, require_positive
 
 
 class Memory:
@@ -40,12 +40,14 @@ class Memory:
 
     def __init__(self) -> None:
         self.length = 0
+        self.padding: Tensor | None = None  # where it is, (b, length); None if there is none
         self.layers: dict[nn.Module, tuple[Tensor, ...]] = {}
 
     def rows(self, index: Int[Tensor, " r"]) -> "Memory":
         """A memory of those rows, apart from this one."""
         chosen = Memory()
         chosen.length = self.length
+        chosen.padding = None if self.padding is None else self.padding[index]
         chosen.layers = {
             layer: tuple(x[index] for x in tensors) for layer, tensors in self.layers.items()
         }
@@ -59,6 +61,22 @@ class Reading(NamedTuple):
     start: int  # the position of the first of them
     keep: bool  # whether the memory is to hold them too
 
+    def padding_with(self, tokens: Inputs, unseen_id: int | None) -> Bool[Tensor, "b n"] | None:
+        """Where padding is among the tokens and those of the memory; None if there is none."""
+        own, held = padding_among(tokens, unseen_id), self.memory.padding
+        if own is None and held is None:
+            return None
+        end = self.start + tokens.shape[1]
+        padding = torch.zeros(
+            (len(tokens), max(end, self.memory.length)), dtype=torch.bool, device=tokens.device
+        )
+        if held is not None:
+            padding[:, : held.shape[1]] = held
+        padding[:, self.start : end] = False if own is None else own
+        if self.keep:
+            self.memory.padding = padding
+        return padding
+
 
 class Blocks(NamedTuple):
     """What a layer that mixes positions has to know."""
@@ -66,6 +84,7 @@ class Blocks(NamedTuple):
     length: int  # L'; the last block of a sequence may be shorter
     given: bool  # whether the batch is [x ; clean]
     reading: Reading | None = None
+    padding: Bool[Tensor, "b n"] | None = None  # to be hidden; with a reading, of the memory too
 
 
 class BlockCausal(Backbone):
@@ -93,7 +112,10 @@ class BlockCausal(Backbone):
     ) -> Float[Tensor, "b l d"]:
         """The final, normalised hidden states."""
         length = self.block_length
-        blocks = None if length is None else Blocks(length, given=False)
+        padding = padding_among(tokens, self.unseen_id, causal=self.causal)
+        if length is None and padding is not None:
+            length = 1 if self.causal else tokens.shape[1]
+        blocks = None if length is None else Blocks(length, given=False, padding=padding)
         return self.states(tokens, sigma, condition, blocks)
 
     def hidden_given(
@@ -113,11 +135,13 @@ class BlockCausal(Backbone):
                 f"this {type(self).__name__} has no blocks; build it with block_length=, e.g. 16."
             )
         both = None if sigma is None else torch.cat([sigma, torch.zeros_like(sigma)])
+        rows = torch.cat([tokens, clean])
+        padding = padding_among(rows, self.unseen_id)
         states = self.states(
-            torch.cat([tokens, clean]),
+            rows,
             both,
             None if condition is None else torch.cat([condition, condition]),
-            Blocks(self.block_length, given=True),
+            Blocks(self.block_length, given=True, padding=padding),
         )
         return states[: len(tokens)]
 
@@ -154,7 +178,8 @@ class BlockCausal(Backbone):
                 "keep whole blocks alone."
             )
         reading = Reading(memory, memory.length, keep)
-        states = self.states(tokens, sigma, condition, Blocks(length, False, reading))
+        padding = reading.padding_with(tokens, self.unseen_id)
+        states = self.states(tokens, sigma, condition, Blocks(length, False, reading, padding))
         if keep:
             memory.length += tokens.shape[1]
         return states
@@ -167,16 +192,23 @@ def require_block_length(block_length: int | None) -> None:
 
 
 def each_block(
-    mix: Callable[[Float[Tensor, "b l d"]], Float[Tensor, "b l d"]],
+    mix: Callable[[Float[Tensor, "b l d"], Bool[Tensor, "b l"] | None], Float[Tensor, "b l d"]],
     x: Float[Tensor, "b l d"],
+    padding: Bool[Tensor, "b l"] | None,
     length: int,
 ) -> Float[Tensor, "b l d"]:
     """`mix` of every block on its own: the blocks of a sequence become rows of the batch."""
     whole = x.shape[1] - x.shape[1] % length
     parts = []
     if whole:
-        rows = x[:, :whole].unflatten(1, (-1, length)).flatten(0, 1)
-        parts.append(mix(rows).unflatten(0, (len(x), -1)).flatten(1, 2))
+        hidden = None if padding is None else _as_rows(padding[:, :whole], length)
+        mixed = mix(_as_rows(x[:, :whole], length), hidden)
+        parts.append(mixed.unflatten(0, (len(x), -1)).flatten(1, 2))
     if whole < x.shape[1]:
-        parts.append(mix(x[:, whole:]))
+        parts.append(mix(x[:, whole:], None if padding is None else padding[:, whole:]))
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _as_rows(x: Shaped[Tensor, "b l *s"], length: int) -> Shaped[Tensor, "c m *s"]:
+    """Each `length` of a sequence as a row of the batch."""
+    return x.unflatten(1, (-1, length)).flatten(0, 1)

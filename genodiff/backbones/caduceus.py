@@ -57,6 +57,8 @@ class Caduceus(BlockCausal):
             them: memory for one block instead of all, for a third more time.
         block_length: makes the network block-causal, see `BlockCausal`: the scan from the right
             begins at the end of each block, that from the left goes through.
+        pad_id, sees_padding: the id of padding, and whether other positions see it, as they do in
+            published networks; see `Backbone`.
     """
 
     def __init__(
@@ -78,6 +80,8 @@ class Caduceus(BlockCausal):
         tie_embeddings: bool = True,
         recompute: bool = False,
         block_length: int | None = None,
+        pad_id: int | None = None,
+        sees_padding: bool = False,
     ) -> None:
         super().__init__()
         require_block_length(block_length)
@@ -92,6 +96,7 @@ class Caduceus(BlockCausal):
         self.recompute = recompute
         self.block_length = block_length
         self.causal = not bidirectional
+        self.unseen_id = None if sees_padding else pad_id
         self.embedding = nn.Embedding(self.vocab_size, d_model)
         self.blocks = nn.ModuleList(
             CaduceusBlock(
@@ -136,8 +141,12 @@ class Caduceus(BlockCausal):
 
     def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         """Linear, without a bias."""
+        return F.linear(hidden, *self.linear_head())
+
+    def linear_head(self) -> tuple[Tensor, None]:
+        """The weight of `head`, and that it has no bias."""
         weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
-        return F.linear(hidden, weight)
+        return weight, None
 
 
 def build_norm(name: str, d_model: int, eps: float) -> nn.Module:

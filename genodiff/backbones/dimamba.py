@@ -80,7 +80,8 @@ class DiMamba(BlockCausal):
         embedding_rows: rows of the embedding; None is the vocabulary. Published "concat" weights
             have cond_dim more, and with a tied head as many more logits.
         bidirectional, bidirectional_strategy, tie_projections, norm, norm_eps, d_state, d_conv,
-            expand, dt_rank, tie_embeddings, recompute, block_length: as in `Caduceus`.
+            expand, dt_rank, tie_embeddings, recompute, block_length, pad_id, sees_padding: as in
+            `Caduceus`.
         dropout: of each mixer's output.
     """
 
@@ -112,6 +113,8 @@ class DiMamba(BlockCausal):
         dropout: float = 0.1,
         recompute: bool = False,
         block_length: int | None = None,
+        pad_id: int | None = None,
+        sees_padding: bool = False,
     ) -> None:
         super().__init__()
         require_block_length(block_length)
@@ -145,6 +148,7 @@ class DiMamba(BlockCausal):
         self.recompute = recompute
         self.block_length = block_length
         self.causal = not bidirectional
+        self.unseen_id = None if sees_padding else pad_id
         self.embedding = nn.Embedding(rows, d_model)
         self.time = TimeEmbedding(cond_dim)
         self.classes = (
@@ -205,5 +209,9 @@ class DiMamba(BlockCausal):
 
     def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         """Linear, without a bias."""
+        return F.linear(hidden, *self.linear_head())
+
+    def linear_head(self) -> tuple[Tensor, None]:
+        """The weight of `head`, and that it has no bias."""
         weight = self.embedding.weight if self.unembedding is None else self.unembedding.weight
-        return F.linear(hidden, weight)
+        return weight, None

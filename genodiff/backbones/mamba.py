@@ -8,6 +8,9 @@
 
 Gu & Dao 2023 (arXiv:2312.00752), section 3.4. Nothing is ever flipped or transposed: tensors are
 channel-last, and the other direction is a `reverse` flag of the convolution and the scan.
+
+Padding is hidden by x = 0 and u = 0 there: the state stays 0 until the first token comes, from
+either side, and amid a row it only decays.
 """
 
 import math
@@ -15,7 +18,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -69,18 +72,27 @@ class SelectiveSSM(nn.Module):
         In blocks, `reverse` begins anew at the end of each; the other direction goes through all
         of them, or on from the clean ones where these are given, or from what has been read.
         """
+        padding = _padding_at(x, blocks)
         if blocks is None or not (blocks.given or blocks.reading is not None or self.reverse):
-            u = causal_conv1d(x, self.conv_weight, self.conv_bias, reverse=self.reverse)
-            return selective_scan(
-                *self._scan_inputs(u), self.D, z, self.dt_proj.bias, reverse=self.reverse
-            )
+            return self._go_through(x, padding, z)
         if self.reverse:
-            y = each_block(self, x, blocks.length)
+            y = each_block(self._go_through, x, padding, blocks.length)
         elif blocks.reading is not None:
-            y = self._read_on(x, blocks.reading)
+            y = self._read_on(x, padding, blocks.reading)
         else:
-            y = self._continue_clean(x, blocks.length)
+            y = self._continue_clean(x, padding, blocks.length)
         return y if z is None else y * F.silu(z)
+
+    def _go_through(
+        self,
+        x: Float[Tensor, "b l d"],
+        padding: Bool[Tensor, "b l"] | None,
+        z: Float[Tensor, "b l d"] | None = None,
+    ) -> Float[Tensor, "b l d"]:
+        """y, or y * silu(z), of whole sequences."""
+        u = causal_conv1d(x, self.conv_weight, self.conv_bias, reverse=self.reverse)
+        inputs = self._scan_inputs(_silenced(u, padding))
+        return selective_scan(*inputs, self.D, z, self.dt_proj.bias, reverse=self.reverse)
 
     def _scan_inputs(
         self, u: Float[Tensor, "b l d"]
@@ -93,36 +105,45 @@ class SelectiveSSM(nn.Module):
         A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()
         return u, delta, A, B, C
 
-    def _continue_clean(self, x: Float[Tensor, "b l d"], length: int) -> Float[Tensor, "b l d"]:
+    def _continue_clean(
+        self, x: Float[Tensor, "b l d"], padding: Bool[Tensor, "b l"] | None, length: int
+    ) -> Float[Tensor, "b l d"]:
         """y of a batch [x ; clean]: each block of x goes on from where the clean block before it
         ended, with the state and the last inputs of that one."""
         x, clean = x.chunk(2)
+        padding, clean_padding = (None, None) if padding is None else padding.chunk(2)
         (b, l, d), before = x.shape, self.conv_weight.shape[1] - 1
-        u = causal_conv1d(clean, self.conv_weight, self.conv_bias)
+        u = _silenced(causal_conv1d(clean, self.conv_weight, self.conv_bias), clean_padding)
         y_clean, states = stateful_scan(
             *self._scan_inputs(u), self.D, self.dt_proj.bias, every=min(length, l)
         )
         n_blocks = -(-l // length)
         states = F.pad(states, (0, 0, 0, 0, 1, 0))[:, :n_blocks]  # (b, n_blocks, d, n)
         inputs = F.pad(clean, (0, 0, before, length)).unfold(1, before, length)[:, :n_blocks]
-        # The padding at the end is after all that counts.
+        # What fills the last block is after all that counts.
         x = F.pad(x, (0, 0, 0, n_blocks * length - l)).unflatten(1, (n_blocks, length))
         rows = torch.cat([inputs.transpose(2, 3), x], dim=2).flatten(0, 1)
+        if padding is not None:
+            padding = F.pad(padding, (0, n_blocks * length - l)).view(-1, length)
         u = causal_conv1d(rows, self.conv_weight, self.conv_bias)[:, before:]
+        u = _silenced(u, padding)
         y, _ = stateful_scan(
             *self._scan_inputs(u), self.D, self.dt_proj.bias, initial=states.flatten(0, 1)
         )
         return torch.cat([y.reshape(b, -1, d)[:, :l], y_clean])
 
-    def _read_on(self, x: Float[Tensor, "b l d"], reading: Reading) -> Float[Tensor, "b l d"]:
+    def _read_on(
+        self, x: Float[Tensor, "b l d"], padding: Bool[Tensor, "b l"] | None, reading: Reading
+    ) -> Float[Tensor, "b l d"]:
         """y of steps that go on from the last inputs and the state of a memory."""
         before = self.conv_weight.shape[1] - 1
         inputs, state = reading.memory.layers.get(self, (None, None))
         rows = F.pad(x, (0, 0, before, 0)) if inputs is None else torch.cat([inputs, x], dim=1)
         if x.shape[1] == 1:
-            y, state = self._step(rows, state)
+            y, state = self._step(rows, padding, state)
         else:
             u = causal_conv1d(rows, self.conv_weight, self.conv_bias)[:, before:]
+            u = _silenced(u, padding)
             every = x.shape[1] if reading.keep else None
             y, states = stateful_scan(
                 *self._scan_inputs(u), self.D, self.dt_proj.bias, initial=state, every=every
@@ -133,12 +154,15 @@ class SelectiveSSM(nn.Module):
         return y
 
     def _step(
-        self, rows: Float[Tensor, "b width d"], state: Float[Tensor, "b d n"] | None
+        self,
+        rows: Float[Tensor, "b width d"],
+        padding: Bool[Tensor, "b 1"] | None,
+        state: Float[Tensor, "b d n"] | None,
     ) -> tuple[Float[Tensor, "b 1 d"], Float[Tensor, "b d n"]]:
         """y and the state after the last of as many inputs as the convolution has taps: the
         recurrence as it is written, for which one step is too little to call a kernel."""
         u = F.silu((rows * self.conv_weight.t()).sum(1, keepdim=True) + self.conv_bias)
-        u, delta, A, B, C = self._scan_inputs(u)
+        u, delta, A, B, C = self._scan_inputs(_silenced(u, padding))
         u, delta, B, C = (
             x[:, 0].to(torch.promote_types(x.dtype, A.dtype)) for x in (u, delta, B, C)
         )
@@ -178,7 +202,7 @@ class Mamba(nn.Module):
     def forward(
         self, h: Float[Tensor, "b l d"], blocks: Blocks | None = None
     ) -> Float[Tensor, "b l d"]:
-        x, z = _project_in(self.in_proj, h)
+        x, z = _project_in(self.in_proj, _silenced(h, _padding_at(h, blocks)))
         return self.out_proj(self.ssm(x, z, blocks))
 
 
@@ -227,6 +251,7 @@ class BiMamba(nn.Module):
     def forward(
         self, h: Float[Tensor, "b l d"], blocks: Blocks | None = None
     ) -> Float[Tensor, "b l d"]:
+        h = _silenced(h, _padding_at(h, blocks))
         x, z = _project_in(self.in_proj, h)
         if self.reverse_in_proj is None and self.strategy == "add":
             ys = self.forward_ssm(x, blocks=blocks), self.reverse_ssm(x, blocks=blocks)
@@ -261,6 +286,20 @@ def _project_in(
     """x and z. One product for each: the gradients of a split would be copied into one tensor."""
     x, z = (F.linear(h, half) for half in in_proj.weight.chunk(2))
     return x, z
+
+
+def _padding_at(x: Float[Tensor, "b l d"], blocks: Blocks | None) -> Bool[Tensor, "b l"] | None:
+    """Where these positions are padding that is to be hidden: they are the last."""
+    if blocks is None or blocks.padding is None:
+        return None
+    return blocks.padding[:, -x.shape[1] :]
+
+
+def _silenced(
+    x: Float[Tensor, "b l d"], padding: Bool[Tensor, "b l"] | None
+) -> Float[Tensor, "b l d"]:
+    """x, and 0 at padding."""
+    return x if padding is None else x.masked_fill(padding.unsqueeze(-1), 0)
 
 
 def _inner_sizes(

@@ -17,7 +17,13 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from genodiff.backbones.base import Backbone, Inputs, refuse_condition, refuse_sigma
+from genodiff.backbones.base import (
+    Backbone,
+    Inputs,
+    padding_among,
+    refuse_condition,
+    refuse_sigma,
+)
 from genodiff.errors import UserError
 
 # Of a config.json: where it came from, not what the network is.
@@ -35,19 +41,30 @@ _PROVENANCE = (
 class MaskedLanguageModel(Backbone):
     """Any `AutoModelForMaskedLM` of the installed transformers: BERT, RoBERTa, ESM, ModernBERT ...
 
-    Every position attends to every other, padding among them. It has no time input, and remote
-    code is never run.
+    Every position attends to every other but padding. Where it is, positions are those that
+    transformers gives: BERT and ELECTRA count them from the left end, padding included, RoBERTa
+    and ESM leave out the `pad_token_id` of their config. It has no time input, and remote code is
+    never run.
 
     Args:
         config: the fields of a transformers config.json, `model_type` among them. Without a
             `vocab_size` it takes the tokenizer's.
         vocab_size: tokens of the tokenizer; the network may have more, not fewer.
+        pad_id, sees_padding: the id of padding, and whether other positions see it; see
+            `Backbone`.
 
     Raises UserError if transformers is not installed or does not know the model type, and for a
     network that cannot be all masks (ESM with token_dropout).
     """
 
-    def __init__(self, config: Mapping[str, Any], vocab_size: int) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        vocab_size: int,
+        *,
+        pad_id: int | None = None,
+        sees_padding: bool = False,
+    ) -> None:
         super().__init__()
         settings = {"vocab_size": vocab_size, **config}
         if settings["vocab_size"] < vocab_size:
@@ -61,6 +78,7 @@ class MaskedLanguageModel(Backbone):
                 "0 in diffusion; set token_dropout=false in the config."
             )
         self.settings = settings
+        self.unseen_id = None if sees_padding else pad_id
         self.vocab_size = settings["vocab_size"]
         self._split(_build(settings))
 
@@ -118,9 +136,12 @@ class MaskedLanguageModel(Backbone):
                 f"length={tokens.shape[1]}, but this model has {self.max_length} positions; use "
                 f"{self.max_length} or less, or a model with more."
             )
-        everything = torch.ones(tokens.shape[:2], dtype=torch.int64, device=tokens.device)
+        seen = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        padding = padding_among(tokens, self.unseen_id)
+        if padding is not None:
+            seen = ~padding | padding.all(1, keepdim=True)  # a mean of nothing is no number
         name = "inputs_embeds" if tokens.is_floating_point() else "input_ids"
-        return self.encoder(**{name: tokens}, attention_mask=everything)[0]
+        return self.encoder(**{name: tokens}, attention_mask=seen.long())[0]
 
     def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         """The model's own, with its transform and its norm."""

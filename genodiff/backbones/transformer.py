@@ -90,6 +90,8 @@ class Transformer(BlockCausal):
         causal: the logits at a position depend on no later one.
         block_length: makes the network block-causal, see `BlockCausal`; None for one that sees
             every position.
+        pad_id, sees_padding: the id of padding, and whether other positions see it, as they do in
+            published networks; see `Backbone`.
     """
 
     def __init__(
@@ -105,6 +107,8 @@ class Transformer(BlockCausal):
         dropout: float = 0.1,
         causal: bool = False,
         block_length: int | None = None,
+        pad_id: int | None = None,
+        sees_padding: bool = False,
     ) -> None:
         super().__init__()
         require_positive(vocab_size=vocab_size, n_layers=n_layers)
@@ -126,6 +130,7 @@ class Transformer(BlockCausal):
             )
         self.block_length = block_length
         self.causal = causal
+        self.unseen_id = None if sees_padding else pad_id
         self.d_model = d_model
         self.vocab_size = vocab_size
         self.n_heads = n_heads
@@ -189,7 +194,9 @@ class Transformer(BlockCausal):
         if not self.sees_everything:
             raise ValueError("this Transformer does not see later positions; use `extend`.")
         memory.length = max(memory.length, start + tokens.shape[1])
-        whole = Blocks(memory.length, False, Reading(memory, start, True))
+        reading = Reading(memory, start, True)
+        padding = reading.padding_with(tokens, self.unseen_id)
+        whole = Blocks(memory.length, False, reading, padding)
         return self.states(tokens, sigma, condition, whole)
 
     @property
@@ -200,6 +207,10 @@ class Transformer(BlockCausal):
     def head(self, hidden: Float[Tensor, "*s d"]) -> Float[Tensor, "*s k"]:
         """Linear, with a bias; not tied to the embedding."""
         return self.unembedding(hidden)
+
+    def linear_head(self) -> tuple[Tensor, Tensor | None]:
+        """The weight and the bias of `head`."""
+        return self.unembedding.weight, self.unembedding.bias
 
     def _condition(
         self, sigma: Tensor | None, condition: Tensor | None, device: torch.device

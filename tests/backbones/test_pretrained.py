@@ -198,6 +198,13 @@ def test_a_dit_comes_back_from_its_published_names() -> None:
     assert torch.equal(network(tokens), small_transformer().float()(tokens))
 
 
+def test_published_networks_see_padding() -> None:
+    trunk = caduceus_node(PS)["trunk"]["trunk"]
+    nodes = [trunk, caduceus_node(PH), dit_node(DIT)]
+    nodes.append(dimamba_node({**DIMAMBA, "temb_strategy": "adaln"}))
+    assert [node["sees_padding"] for node in nodes] == [True] * 4
+
+
 def test_other_rotary_frequencies_are_refused() -> None:
     state = {**dit_state(), "rotary_emb.inv_freq": torch.ones(4)}
     with pytest.raises(UserError, match=r"inv_freq=.* is not of base 10000 and 8 channels a head"):

@@ -49,12 +49,16 @@ _COMPLEMENT_BUFFERS = (
 
 
 def caduceus_node(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The network of a published config.json as a config node of ours.
+    """The network of a published config.json as a config node of ours; it sees padding.
 
     The equivariant one takes its complement from the tokenizer; it has to be the config's (see
     `published_complement`). Raises UserError if a field is missing or not supported.
     """
-    node = {"_target_": "genodiff.backbones.Caduceus", **_arguments(config)}
+    node = {
+        "_target_": "genodiff.backbones.Caduceus",
+        **_arguments(config),
+        "sees_padding": True,
+    }
     if not config.get("rcps", False):
         return node
     if config.get("fused_add_norm", True):

@@ -47,8 +47,12 @@ _FIXED = {
 
 
 def dimamba_node(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The network of a published config as a config node of ours; see `load_dimamba_state`."""
-    return {"_target_": "genodiff.backbones.DiMamba", **_arguments(config)}
+    """The network of a published config as a config node of ours; it sees padding."""
+    return {
+        "_target_": "genodiff.backbones.DiMamba",
+        **_arguments(config),
+        "sees_padding": True,
+    }
 
 
 def load_dimamba_state(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> DiMamba:

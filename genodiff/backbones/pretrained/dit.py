@@ -42,8 +42,12 @@ _ROTARY = "rotary_emb.inv_freq"
 
 
 def dit_node(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The network of a published config as a config node of ours; see `load_dit_state`."""
-    return {"_target_": "genodiff.backbones.Transformer", **_arguments(config)}
+    """The network of a published config as a config node of ours; it sees padding."""
+    return {
+        "_target_": "genodiff.backbones.Transformer",
+        **_arguments(config),
+        "sees_padding": True,
+    }
 
 
 def load_dit_state(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> Transformer:
