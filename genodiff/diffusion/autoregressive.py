@@ -5,7 +5,7 @@ module, data and evaluation do not know the difference.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
-from genodiff.diffusion.chunked_head import WithHead, in_chunks, raised, states_at
+from genodiff.diffusion.chunked_head import WithHead, raised, readout_at
 from genodiff.diffusion.incremental import Incremental, Memory
 from genodiff.diffusion.objective import Objective, spread
-from genodiff.diffusion.process import log_indicator, over_data, resolve_data_ids
+from genodiff.diffusion.process import over_data, resolve_data_ids
 from genodiff.errors import UserError
 
 
@@ -71,16 +71,10 @@ class CausalModel(nn.Module):
         where = self.is_scored(x0)
         seen = self._started(x0)[:, :-1]
         answers = where[:, x0.shape[1] - seen.shape[1] :]
-        logits_of, states = states_at(
-            self.network, _arguments(seen, condition), answers, self.vocab_size
-        )
-
-        def read(states: Tensor, tokens: Tensor) -> Tensor:
-            logits = logits_of(states)
-            logits = logits + log_indicator(logits, self.data_ids)
-            return -F.cross_entropy(logits, tokens, reduction="none")
-
-        return spread(in_chunks(read, self.vocab_size, states, x0[where]), where)
+        readout = readout_at(self.network, _arguments(seen, condition), answers, self.vocab_size)
+        alike = torch.ones(len(readout.states), device=x0.device)
+        log_p = replace(readout, counts=alike).log_softmax_at(x0[where], self.data_ids)
+        return spread(log_p, where)
 
     def begin(self) -> Memory | None:
         """The memory of having read nothing, for `log_next`; None if the network has none."""
@@ -110,10 +104,9 @@ class CausalModel(nn.Module):
             return over_data(raised(network.head(hidden[:, -1]), self.vocab_size), self.data_ids)
         last = torch.zeros_like(seen, dtype=torch.bool)
         last[:, -1] = True
-        logits_of, states = states_at(
-            self.network, _arguments(seen, condition), last, self.vocab_size
-        )
-        return over_data(logits_of(states), self.data_ids)
+        arguments = _arguments(seen, condition)
+        logits = readout_at(self.network, arguments, last, self.vocab_size).logits()
+        return over_data(logits, self.data_ids)
 
     def is_scored(self, x0: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
         """Which tokens have a likelihood: the data tokens, but the first where it is given."""

@@ -9,6 +9,7 @@ Blocks of one token are a left-to-right model; one block is diffusion as without
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Literal, Protocol
 
 import torch
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
+from genodiff.diffusion.chunked_head import linear_head_of
 from genodiff.diffusion.denoiser import Denoiser, NetworkDenoiser
 from genodiff.diffusion.incremental import (
     Incremental,
@@ -137,9 +139,11 @@ class BlockDenoiser(Denoiser):
         t: Float[Tensor, "b #l"],
         where: Bool[Tensor, "b l"],
         condition: Tensor | None = None,
+        *,
+        weight: Float[Tensor, "b #l"] | None = None,
     ) -> Float[Tensor, " m"]:
         """log p(x_0^b | x_t^b, x_0^<b) of the blocks b that the positions are in."""
-        return self.given(x0).log_likelihood_at(x0, x_t, t, where, condition)
+        return self.given(x0).log_likelihood_at(x0, x_t, t, where, condition, weight=weight)
 
     def log_score(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
@@ -179,7 +183,7 @@ class BlockDenoiser(Denoiser):
 
     def _read(self, hidden: Callable[..., Tensor]) -> NetworkDenoiser:
         return NetworkDenoiser(
-            _Network(hidden, self.network.head),
+            _Network(hidden, self.network.head, partial(linear_head_of, self.network)),
             self.process,
             self.parameterization,
             self.time_conditioning,
@@ -302,10 +306,16 @@ class OneBlock(Denoiser):
 class _Network(nn.Module):
     """A network of the given functions, whose parameters stay where they are."""
 
-    def __init__(self, hidden: Callable[..., Tensor], head: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        hidden: Callable[..., Tensor],
+        head: Callable[[Tensor], Tensor],
+        linear_head: Callable[[], tuple[Tensor, Tensor | None] | None],
+    ) -> None:
         super().__init__()
         self.hidden = hidden
         self.head = head
+        self.linear_head = linear_head
 
     def forward(self, *arguments: Tensor | None) -> Tensor:
         return self.head(self.hidden(*arguments))

@@ -7,7 +7,7 @@ wraps a denoiser.
 
 import abc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from genodiff.diffusion import categorical
-from genodiff.diffusion.chunked_head import in_chunks, raised, states_at
+from genodiff.diffusion.chunked_head import Readout, raised, readout_at
 from genodiff.diffusion.parameterization import Parameterization
 from genodiff.diffusion.process import (
     Absorbing,
@@ -93,8 +93,14 @@ class Denoiser(nn.Module, abc.ABC):
         t: Float[Tensor, "b #l"],
         where: Bool[Tensor, "b l"],
         condition: Tensor | None = None,
+        *,
+        weight: Float[Tensor, "b #l"] | None = None,
     ) -> Float[Tensor, " m"]:
-        """log p(x_0) of the given x_0 at the positions `where`."""
+        """log p(x_0) of the given x_0 at the positions `where`.
+
+        `weight`: what each counts in a loss, up to a common factor, if that is known beforehand.
+        It may save time in the backward pass, and changes nothing else.
+        """
         log_x0 = self.log_x0_at(x_t, t, where, condition)
         return log_x0.gather(-1, x0[where][:, None])[:, 0]
 
@@ -211,9 +217,9 @@ class NetworkDenoiser(Denoiser):
         where: Bool[Tensor, "b l"],
         condition: Tensor | None = None,
     ) -> Float[Tensor, "m k"]:
-        logits_of, states = self._states_at(x_t, t, where, condition)
+        logits = self._readout_at(x_t, t, where, condition).logits()
         rows = (rows_at(x_t, where), rows_at(t, where), self.process)
-        return self.parameterization.log_x0(logits_of(states)[None], *rows)[0]
+        return self.parameterization.log_x0(logits[None], *rows)[0]
 
     def log_transition_at(
         self,
@@ -234,18 +240,15 @@ class NetworkDenoiser(Denoiser):
         t: Float[Tensor, "b #l"],
         where: Bool[Tensor, "b l"],
         condition: Tensor | None = None,
+        *,
+        weight: Float[Tensor, "b #l"] | None = None,
     ) -> Float[Tensor, " m"]:
-        """In chunks where all logits at once would be large: the backward pass computes a chunk's
-        logits again, so that never more than one chunk's exist."""
-        logits_of, states = self._states_at(x_t, t, where, condition)
-
-        def read(states: Tensor, *rows: Tensor) -> Tensor:
-            x0, x_t, t = (row[None] for row in rows)
-            logits = logits_of(states)[None]
-            return self.parameterization.log_likelihood(logits, x0, x_t, t, self.process)[0]
-
-        rows = (rows_at(x, where)[0] for x in (x0, x_t, t))
-        return in_chunks(read, self.process.vocab_size, states, *rows)
+        """In chunks where all logits at once would be large: never more than one chunk's exist."""
+        readout = self._readout_at(x_t, t, where, condition)
+        if weight is not None:
+            readout = replace(readout, counts=rows_at(weight, where)[0])
+        x0, x_t, t = (rows_at(x, where)[0] for x in (x0, x_t, t))
+        return self.parameterization.log_likelihood(readout, x0, x_t, t, self.process)
 
     def log_score(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
@@ -260,9 +263,9 @@ class NetworkDenoiser(Denoiser):
         where: Bool[Tensor, "b l"],
         condition: Tensor | None = None,
     ) -> Float[Tensor, "m k"]:
-        logits_of, states = self._states_at(x_t, t, where, condition)
+        logits = self._readout_at(x_t, t, where, condition).logits()
         rows = (rows_at(x_t, where), rows_at(t, where), self.process)
-        return self.parameterization.log_score(logits_of(states)[None], *rows)[0]
+        return self.parameterization.log_score(logits[None], *rows)[0]
 
     def _arguments(
         self, x_t: Tensor, t: Tensor, condition: Tensor | None
@@ -274,12 +277,11 @@ class NetworkDenoiser(Denoiser):
             sigma = sigma.to(torch.float32)
         return (x_t, sigma) if condition is None else (x_t, sigma, condition)
 
-    def _states_at(
+    def _readout_at(
         self, x_t: Tensor, t: Tensor, where: Tensor, condition: Tensor | None
-    ) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-        """(f, m states) with f(states) the logits at `where`."""
+    ) -> Readout:
         arguments = self._arguments(x_t, t, condition)
-        return states_at(self.network, arguments, where, self.process.vocab_size)
+        return readout_at(self.network, arguments, where, self.process.vocab_size)
 
 
 class Cached(Denoiser):

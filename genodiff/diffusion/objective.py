@@ -187,8 +187,8 @@ class ContinuousNelbo(TimedObjective):
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l"]:
         process = absorbing(model.process, "ContinuousNelbo")
-        nats = cross_entropy(model, process, x0, x_t, t, condition)
-        nats = process.schedule.nelbo_weight(t).to(nats.dtype) * nats
+        weight = process.schedule.nelbo_weight(t)
+        nats = weighted_cross_entropy(model, process, x0, x_t, t, condition, weight)
         return nats + end_nats(process, x0, self.times.t_min).to(nats.dtype) if self.ends else nats
 
 
@@ -216,7 +216,8 @@ class CrossEntropy(TimedObjective):
         condition: Tensor | None = None,
     ) -> Float[Tensor, "b l"]:
         process = absorbing(model.process, "CrossEntropy")
-        return cross_entropy(model, process, x0, x_t, t, condition)
+        weight = torch.ones_like(t)
+        return weighted_cross_entropy(model, process, x0, x_t, t, condition, weight)
 
 
 @dataclass(frozen=True)
@@ -382,8 +383,8 @@ class ExactlyK(DenoisingObjective):
         process = absorbing(model.process, "ExactlyK")
         is_data = process.is_data(x0)
         k = (is_data & process.is_masked(x_t)).sum(-1, keepdim=True).clamp(min=1)
-        nats = cross_entropy(model, process, x0, x_t, t, condition)
-        return (is_data.sum(-1, keepdim=True) / k).to(nats.dtype) * nats
+        weight = is_data.sum(-1, keepdim=True) / k
+        return weighted_cross_entropy(model, process, x0, x_t, t, condition, weight)
 
 
 def mean_nats(nats: Float[Tensor, "b l"], weights: Float[Tensor, "b l"]) -> Float[Tensor, ""]:
@@ -419,17 +420,19 @@ def end_nats(
     return by_token[x0] / (1 - (t_min or 0.0))
 
 
-def cross_entropy(
+def weighted_cross_entropy(
     model: Denoiser,
     process: Absorbing,
     x0: Int[Tensor, "b l"],
     x_t: Int[Tensor, "b l"],
     t: Float[Tensor, "b #l"],
     condition: Tensor | None,
+    weight: Float[Tensor, "b #l"],
 ) -> Float[Tensor, "b l"]:
-    """-log p(x_0) at masked data tokens, 0 elsewhere."""
+    """-weight log p(x_0) at masked data tokens, 0 elsewhere."""
     where = process.is_masked(x_t) & process.is_data(x0)
-    return spread(-model.log_likelihood_at(x0, x_t, t, where, condition), where)
+    log_p = model.log_likelihood_at(x0, x_t, t, where, condition, weight=weight)
+    return -weight.to(log_p.dtype) * spread(log_p, where)
 
 
 def spread(values: Float[Tensor, " m"], where: Bool[Tensor, "b l"]) -> Float[Tensor, "b l"]:

@@ -8,15 +8,14 @@ import abc
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from genodiff.diffusion.chunked_head import Readout
 from genodiff.diffusion.process import (
     LOG_ZERO,
     Absorbing,
     Process,
-    log_indicator,
     log_one_hot,
     over_data,
     resolve_data_ids,
@@ -47,14 +46,19 @@ class Parameterization(abc.ABC):
 
     def log_likelihood(
         self,
-        logits: Float[Tensor, "b l k"],
-        x0: Int[Tensor, "b l"],
-        x_t: Int[Tensor, "b l"],
-        t: Float[Tensor, "b #l"],
+        readout: Readout,
+        x0: Int[Tensor, " m"],
+        x_t: Int[Tensor, " m"],
+        t: Float[Tensor, " m"],
         process: Process,
-    ) -> Float[Tensor, "b l"]:
-        """log p(x_0) of a given x_0."""
-        return self.log_x0(logits, x_t, t, process).gather(-1, x0[..., None])[..., 0]
+    ) -> Float[Tensor, " m"]:
+        """log p(x_0) of a given x_0 a row."""
+
+        def read(logits: Tensor, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+            log_x0 = self.log_x0(logits[None], x_t[None], t[None], process)[0]
+            return log_x0.gather(-1, x0[:, None])[:, 0]
+
+        return readout.by_row(read, x0, x_t, t)
 
     def log_score(
         self,
@@ -108,16 +112,13 @@ class Subs(Parameterization):
 
     def log_likelihood(
         self,
-        logits: Float[Tensor, "b l k"],
-        x0: Int[Tensor, "b l"],
-        x_t: Int[Tensor, "b l"],
-        t: Float[Tensor, "b #l"],
+        readout: Readout,
+        x0: Int[Tensor, " m"],
+        x_t: Int[Tensor, " m"],
+        t: Float[Tensor, " m"],
         process: Process,
-    ) -> Float[Tensor, "b l"]:
-        restricted = logits + log_indicator(logits, self.data_ids)
-        # Flat: for a vocabulary axis in the middle torch would copy the logits.
-        nats = F.cross_entropy(restricted.flatten(0, 1), x0.flatten(), reduction="none")
-        log_p = -nats.view_as(x0)
+    ) -> Float[Tensor, " m"]:
+        log_p = readout.log_softmax_at(x0, self.data_ids)
         kept = torch.where(x0 == x_t, 0.0, LOG_ZERO)
         return torch.where(x_t == self.mask_id, log_p, kept.to(log_p.dtype))
 
@@ -154,19 +155,30 @@ class Mean(Parameterization):
     ) -> Float[Tensor, "b l k"]:
         return over_data(logits, self.data_ids) if self.subs_masking else logits.log_softmax(-1)
 
+    def log_likelihood(
+        self,
+        readout: Readout,
+        x0: Int[Tensor, " m"],
+        x_t: Int[Tensor, " m"],
+        t: Float[Tensor, " m"],
+        process: Process,
+    ) -> Float[Tensor, " m"]:
+        return readout.log_softmax_at(x0, self.data_ids if self.subs_masking else None)
+
 
 class Score(Parameterization):
     """The network gives the score, as a multiple of what it would be if nothing were known.
 
     Lou et al. 2024 (SEDD, arXiv:2310.16834). For masking log s_y = logits - log(e^sigma - 1) -
-    log(k - 1) ("scale by sigma"), for uniform noise log s_y = logits. A network's scores need not
-    be those of a distribution; `log_x0` is the nearest one.
+    log(k - 1) ("scale by sigma") with k = `vocab_size`, for uniform noise log s_y = logits. A
+    network's scores need not be those of a distribution; `log_x0` is the nearest one.
     """
 
     def __init__(
         self, vocab_size: int, mask_id: int, data_ids: Sequence[int] | None = None
     ) -> None:
         self.mask_id = mask_id
+        self.vocab_size = vocab_size
         self.data_ids = resolve_data_ids(vocab_size, mask_id, data_ids)
 
     def log_x0(
@@ -185,7 +197,7 @@ class Score(Parameterization):
         t: Float[Tensor, "b #l"],
         process: Process,
     ) -> Float[Tensor, "b l k"]:
-        scale = process.log_score_scale(t, logits.shape[-1] - 1)[..., None].to(logits.dtype)
+        scale = process.log_score_scale(t, self.vocab_size - 1)[..., None].to(logits.dtype)
         return (logits + scale).scatter(-1, x_t[..., None], 0.0)
 
 

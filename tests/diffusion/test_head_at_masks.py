@@ -2,30 +2,39 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from genodiff.backbones import Backbone, Caduceus, DiMamba, Transformer
 from genodiff.diffusion import (
     Absorbing,
+    BlockDenoiser,
+    BlockTimes,
+    CausalModel,
     ContinuousNelbo,
     Counting,
+    CrossEntropy,
     Denoiser,
+    DenoisingObjective,
     DiscreteNelbo,
     ExactlyK,
     LogLinear,
     Mean,
     NetworkDenoiser,
+    NextToken,
     Objective,
     Parameterization,
     Score,
     Subs,
     Tweedie,
     chunked_head,
+    linear_head,
 )
 
 V, MASK, DATA = 11, 3, (0, 1, 2, 5, 6, 7, 8, 9)
 PROCESS = Absorbing(LogLinear(), V, MASK, DATA)
 PARAMETERIZATIONS = [Subs(V, MASK, DATA), Mean(V, MASK, DATA), Score(V, MASK, DATA)]
-OBJECTIVES = [ContinuousNelbo(), DiscreteNelbo(20), ExactlyK()]
+OBJECTIVES = [ContinuousNelbo(), CrossEntropy(), DiscreteNelbo(20), ExactlyK()]
 
 
 class Headed(nn.Module):
@@ -48,6 +57,13 @@ class Headed(nn.Module):
 
     def forward(self, tokens: Tensor, sigma: Tensor | None = None) -> Tensor:
         return self.head(self.hidden(tokens, sigma))
+
+
+class LinearlyHeaded(Headed):
+    """The same network, which says that its head is linear."""
+
+    def linear_head(self) -> tuple[Tensor, Tensor]:
+        return self.output.weight, self.output.bias
 
 
 class Headless(nn.Module):
@@ -73,12 +89,14 @@ class Everywhere(Denoiser):
 
 
 def models(parameterization: Parameterization) -> list[Denoiser]:
-    """At masks, by a network without a head, and everywhere; of the same weights."""
+    """At masks, there by a linear head, by a network without a head, and everywhere; of the same
+    weights."""
     network = Headed()
     told = True
     at_masks = NetworkDenoiser(network, PROCESS, parameterization, told)
+    linear = NetworkDenoiser(LinearlyHeaded(), PROCESS, parameterization, told)
     headless = NetworkDenoiser(Headless(network), PROCESS, parameterization, told)
-    return [at_masks, headless, Everywhere(at_masks)]
+    return [at_masks, linear, headless, Everywhere(at_masks)]
 
 
 def tokens(b: int = 5, l: int = 13) -> Tensor:
@@ -135,6 +153,92 @@ def test_chunks_bound_how_many_positions_the_head_sees_at_once(
     assert sum(network.heads) == 2 * masked  # once more in the backward pass
 
 
+@pytest.fixture
+def sweeps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one for every pass over the logits of a linear head, which are always too many."""
+    monkeypatch.setattr(chunked_head, "LOGITS_AT_ONCE", 4 * V)
+    seen: list[int] = []
+    swept = linear_head._Rows.swept
+    monkeypatch.setattr(
+        linear_head._Rows, "swept", lambda *arguments: seen.append(1) or swept(*arguments)
+    )
+    return seen
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [ContinuousNelbo(), CrossEntropy(), ExactlyK(), ContinuousNelbo(BlockTimes(4))],
+    ids=["nelbo", "low_var", "exactly_k", "blocks"],
+)
+@pytest.mark.parametrize("micro_batch", [6, 3])
+def test_a_mean_over_tokens_takes_one_pass_over_the_logits(
+    objective: DenoisingObjective, micro_batch: int, sweeps: list[int]
+) -> None:
+    """As `mean_nats` weighs them, padding 0, in whatever parts; and gradients add up."""
+    network = LinearlyHeaded()
+    model = NetworkDenoiser(network, PROCESS, PARAMETERIZATIONS[0])
+    x0 = tokens(6, 24)
+    x0[:, 20:] = 10  # padding
+    drawn = objective.draw(model, x0, generator=torch.Generator().manual_seed(1))
+    weights = (x0 != 10).double()
+
+    def gradient(model: Denoiser, size: int) -> Tensor:
+        model.zero_grad()
+        for rows in torch.arange(6).split(size):
+            of_rows = type(drawn)(*(part[rows] for part in drawn))
+            nats = objective.nats(model, x0[rows], of_rows)
+            ((nats * weights[rows]).sum() / weights.sum()).backward()
+        assert network.output.weight.grad is not None
+        return network.output.weight.grad.clone()
+
+    actual = gradient(model, micro_batch)
+    assert len(sweeps) == 6 / micro_batch
+    expected = gradient(Everywhere(model), 6)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_causal_network_takes_one_pass_over_the_logits(sweeps: list[int]) -> None:
+    causal = CausalModel(LinearlyHeaded(), V, MASK, DATA)
+    NextToken()(causal, tokens(), generator=None).mean().backward()
+    assert len(sweeps) == 1
+
+
+def test_block_diffusion_takes_one_pass_over_the_logits(sweeps: list[int]) -> None:
+    network = Transformer(V, 8, 1, 2, block_length=4, cond_dim=None)
+    model = BlockDenoiser(network, PROCESS, PARAMETERIZATIONS[0])
+    objective = ContinuousNelbo(BlockTimes(4))
+    objective(model, tokens(), generator=torch.Generator().manual_seed(1)).mean().backward()
+    assert len(sweeps) == 1
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Transformer(V, 8, 1, 2, cond_dim=None),
+        Caduceus(V, 8, 1),
+        Caduceus(V, 8, 1, tie_embeddings=False),
+        DiMamba(V, 8, 1, cond_dim=4),
+    ],
+    ids=["transformer", "caduceus", "untied", "dimamba"],
+)
+def test_the_linear_head_of_a_backbone_is_its_head(network: Backbone) -> None:
+    assert isinstance(network, chunked_head.WithLinearHead)
+    head = network.linear_head()
+    assert head is not None
+    for parameter in network.parameters():
+        nn.init.normal_(parameter)
+    hidden = torch.randn(5, network.d_model)
+    torch.testing.assert_close(network.head(hidden), F.linear(hidden, *head), rtol=0, atol=0)
+
+
+def test_a_linear_head_of_another_vocabulary_is_refused() -> None:
+    network = LinearlyHeaded()
+    process = Absorbing(LogLinear(), V - 1, MASK, DATA)
+    model = NetworkDenoiser(network, process, Subs(V - 1, MASK, DATA))
+    with pytest.raises(ValueError, match=f"gives {V} logits a token, and vocab_size={V - 1}"):
+        ContinuousNelbo()(model, tokens(), generator=torch.Generator().manual_seed(1))
+
+
 def test_a_batch_without_masks_has_a_loss_of_zero_with_gradients() -> None:
     model = NetworkDenoiser(Headed(), PROCESS, PARAMETERIZATIONS[0])
     only_padding = torch.full((2, 4), 10)
@@ -164,14 +268,15 @@ def test_the_likelihood_of_logits_is_read_off_their_distribution(
     parameterization: Parameterization,
 ) -> None:
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(3, 9, V, dtype=torch.float64, generator=generator)
-    x0 = torch.randint(V, (3, 9), generator=generator)
-    x_t = torch.where(torch.rand(3, 9, generator=generator) < 0.5, MASK, x0)
-    x_t[0, 0], x0[0, 0] = 5, 6  # a clean token that is not x0
-    t = torch.full((3, 1), 0.6, dtype=torch.float64)
-    log_x0 = parameterization.log_x0(logits, x_t, t, PROCESS)
-    actual = parameterization.log_likelihood(logits, x0, x_t, t, PROCESS)
-    expected = log_x0.gather(-1, x0[..., None])[..., 0]
+    logits = torch.randn(27, V, dtype=torch.float64, generator=generator)
+    x0 = torch.randint(V, (27,), generator=generator)
+    x_t = torch.where(torch.rand(27, generator=generator) < 0.5, MASK, x0)
+    x_t[0], x0[0] = 5, 6  # a clean token that is not x0
+    t = torch.full((27,), 0.6, dtype=torch.float64)
+    log_x0 = parameterization.log_x0(logits[None], x_t[None], t[None], PROCESS)[0]
+    readout = chunked_head.Readout(logits, lambda logits: logits, V)
+    actual = parameterization.log_likelihood(readout, x0, x_t, t, PROCESS)
+    expected = log_x0.gather(-1, x0[:, None])[:, 0]
     torch.testing.assert_close(actual, expected)
 
 
