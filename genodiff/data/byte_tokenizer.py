@@ -18,6 +18,8 @@ class ByteTokenizer:
     vocab_size = 258
     mask_id = 256
     pad_id = 257
+    bos_id = None
+    eos_id = None
 
     @property
     def data_ids(self) -> tuple[int, ...]:
@@ -27,6 +29,10 @@ class ByteTokenizer:
     def encode(self, text: str) -> Int64[np.ndarray, "l"]:
         """The bytes of `text`. Names of mask and padding in it are letters like any others."""
         return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int64[np.ndarray, "_"]]:
+        """The bytes of each text."""
+        return [self.encode(text) for text in texts]
 
     def decode(self, tokens: Sequence[int] | np.ndarray | Tensor) -> str:
         """Text of one sequence of ids: `[MASK]` and `[PAD]` by name, U+FFFD (�) for bytes that

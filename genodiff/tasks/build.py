@@ -59,6 +59,19 @@ def _built(value: Any, where: str, context: Mapping[str, Any]) -> Any:
     return {key: _built(each, f"{where}.{key}", context) for key, each in value.items()}
 
 
+def told_by(tokenizer: Any) -> dict[str, Any]:
+    """What parts learn from a tokenizer."""
+    mask_id, pad_id = tokenizer.mask_id, tokenizer.pad_id
+    return {
+        "vocab_size": tokenizer.vocab_size,
+        "mask_id": mask_id,
+        # One that is the mask's pads nothing, and masks are to be seen.
+        "pad_id": None if pad_id == mask_id else pad_id,
+        "data_ids": tokenizer.data_ids,
+        "complement": getattr(tokenizer, "complement", None),
+    }
+
+
 def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], where: str) -> None:
     """Holds `arguments` to the names and annotated types of `target`'s parameters.
 
@@ -116,8 +129,8 @@ def build_data(node: Node, kind: type[T], **context: Any) -> T:
     if not isinstance(data, kind):
         raise UserError(
             f"data= gives a {type(data).__name__}, and this task needs a {kind.__name__}; "
-            "finetune and crossvalidate take data=labelled or genomic_benchmarks, other tasks "
-            "data=fasta, hg38, species, text or synthetic."
+            "finetune and crossvalidate take data=labelled, genomic_benchmarks or glue, other "
+            "tasks data=fasta, hg38, species, text or synthetic."
         )
     return data
 

@@ -19,6 +19,9 @@ keys:
                       left out
   mask_id=            of an MDLM or a BERT, where its settings do not say it: 103 for
                       bert-base-uncased, 4 for text8; of an MDLM the last id if left out
+  tokenizer=NAME      of an MDLM or a BERT of text: a folder with its files, a name of the Hugging
+                      Face hub (gpt2, bert-base-uncased), text8 or bytes; it goes into the model
+                      folder. Left out, sequences are bare ids
   overwrite=true      replace what an earlier convert wrote
   seed= device=       taken as everywhere; a conversion draws nothing and needs no device
 
@@ -32,6 +35,7 @@ from pathlib import Path
 from typing import Literal
 
 from genodiff import __version__
+from genodiff.data import load_tokenizer
 from genodiff.errors import UserError
 from genodiff.files import atomic_folder, write_text
 from genodiff.tasks.launch import launch
@@ -56,12 +60,21 @@ def main(
     layout: Layout,
     ema: bool | None,
     mask_id: int | None,
+    tokenizer: str | None,
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
     overwrite: bool,
 ) -> None:
     """Converts; a conversion draws nothing and needs no device."""
-    convert(Path(source), Path(out), layout, ema=ema, mask_id=mask_id, overwrite=overwrite)
+    convert(
+        Path(source),
+        Path(out),
+        layout,
+        ema=ema,
+        mask_id=mask_id,
+        tokenizer=tokenizer,
+        overwrite=overwrite,
+    )
 
 
 def convert(
@@ -71,19 +84,24 @@ def convert(
     *,
     ema: bool | None = None,
     mask_id: int | None = None,
+    tokenizer: str | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Reads the model at `source` (see `read_model`) and writes it into the new folder `out`.
+    """Reads the model at `source` (see `read_model`) and writes it into the new folder `out`, with
+    the `tokenizer` of that name (see `load_tokenizer`).
 
-    Raises UserError if it cannot be read, has no place in the layout, or `out` is not free.
+    Raises UserError if one of them cannot be read, has no place in the layout, or `out` is not
+    free.
     """
     if out.resolve() == source.resolve():
         raise UserError(f"out={out} is source=; give another folder.")
     with atomic_folder(out, overwrite=overwrite) as folder:
-        WRITERS[layout](read_model(source, ema=ema, mask_id=mask_id), folder)
+        text = None if tokenizer is None else load_tokenizer(tokenizer)
+        WRITERS[layout](read_model(source, ema=ema, mask_id=mask_id, tokenizer=text), folder)
         manifest = {
             "version": __version__,
             **{"source": str(source), "layout": layout, "ema": ema, "mask_id": mask_id},
+            "tokenizer": tokenizer,
         }
         write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     log.info("Written: %s (layout %s).", out, layout)

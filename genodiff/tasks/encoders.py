@@ -4,9 +4,10 @@ import logging
 from pathlib import Path
 
 from genodiff.backbones import MaskedLanguageModel
+from genodiff.data import TextTokenizer
 from genodiff.errors import UserError
 from genodiff.tasks.formulation import SUBS
-from genodiff.tasks.model import Model, build_model
+from genodiff.tasks.model import Model, build_model, tokenizer_node
 
 log = logging.getLogger(__name__)
 
@@ -15,6 +16,10 @@ TO_FINE_TUNE = (
     "with genodiff train init=FOLDER backbone=trained before its likelihood or samples mean "
     "anything."
 )
+TOKENIZER_LEFT_OUT = (
+    "Its tokenizer is not part of it: sequences are ids, such as 12 5 7. For text give "
+    "tokenizer=, its name or folder."
+)
 # Without one of these transformers makes up a tokenizer, and a mask with it.
 _VOCABULARIES = (
     *("tokenizer.json", "vocab.txt", "vocab.json"),
@@ -22,18 +27,23 @@ _VOCABULARIES = (
 )
 
 
-def read_encoder(source: Path, mask_id: int | None) -> Model:
-    """The masked language model in a hub folder; of its tokenizer only the mask's id is kept.
+def read_encoder(source: Path, mask_id: int | None, tokenizer: TextTokenizer | None) -> Model:
+    """The masked language model in a hub folder. Without a `tokenizer` only the mask's id is kept
+    of its own.
 
-    Raises UserError if it cannot be read or its mask is not known.
+    Raises UserError if it cannot be read, its mask is not known, or the tokenizer is another's.
     """
     network = MaskedLanguageModel.from_folder(source)
-    if mask_id is None:
-        mask_id = _mask_id(source, network)
-    tokenizer = {
-        **{"_target_": "genodiff.data.TokenIds", "vocab_size": network.vocab_size},
-        "mask_id": mask_id,
-    }
+    if tokenizer is not None:
+        told = network.settings.get("mask_token_id") if mask_id is None else mask_id
+        require_mask(tokenizer, told)
+        node = tokenizer_node(tokenizer)
+    else:
+        node = {
+            "_target_": "genodiff.data.TokenIds",
+            "vocab_size": network.vocab_size,
+            "mask_id": _mask_id(source, network) if mask_id is None else mask_id,
+        }
     model = build_model(
         {
             "backbone": {
@@ -43,18 +53,25 @@ def read_encoder(source: Path, mask_id: int | None) -> Model:
             "schedule": {"_target_": "genodiff.diffusion.LogLinear", "eps": 1e-3},
             **SUBS,
             "time_conditioning": False,
-            "tokenizer": tokenizer,
+            "tokenizer": node,
         }
     )
     model.network.load_state_dict(network.state_dict())
     count = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %s, %s parameters.", source, network.settings["model_type"], f"{count:,}")
     log.info("%s", TO_FINE_TUNE)
-    log.info(
-        "Its tokenizer is not part of it: sequences are ids, such as 12 5 7; the mask is %d.",
-        mask_id,
-    )
+    if tokenizer is None:
+        log.info("%s Of these ids the mask is %d.", TOKENIZER_LEFT_OUT, model.tokenizer.mask_id)
     return model
+
+
+def require_mask(tokenizer: TextTokenizer, mask_id: int | None) -> None:
+    """Raises UserError if the mask of published weights, where it is known, is another token."""
+    if mask_id not in (None, tokenizer.mask_id):
+        raise UserError(
+            f"the mask of these weights is {mask_id}, and that of tokenizer= {tokenizer.mask_id}; "
+            "give the tokenizer they were trained with."
+        )
 
 
 def _mask_id(source: Path, network: MaskedLanguageModel) -> int:

@@ -70,7 +70,7 @@ from genodiff.evaluation import (
 from genodiff.files import atomic_path, claim_file, write_text
 from genodiff.tasks.build import Node, build_data, select_device
 from genodiff.tasks.launch import launch
-from genodiff.tasks.model import Model, data_of, load_model, strand_averaged
+from genodiff.tasks.model import Model, data_of, load_model, require_tokens, strand_averaged
 from genodiff.tasks.sharing import sharing
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ def main(
         node = {**data_of(Path(checkpoint)), **{k: v for k, v in node.items() if v is not None}}
     node["eval_batch_size"] = batch_size
     sequences = build_data(node, SequenceData, seed=seed)
-    _require_tokenizer(model, sequences, "checkpoint", checkpoint)
+    require_tokens(model, sequences.tokenizer, f"checkpoint={checkpoint}")
 
     def asked(of: Model) -> tuple[Any, Estimator]:
         named = named_estimator(of, estimator, steps, order, samples_per_sequence)
@@ -141,7 +141,7 @@ def main(
         )
     other = None if against is None else load_model(Path(against), CPU)
     if other is not None:
-        _require_tokenizer(other, sequences, "against", str(against))
+        require_tokens(other, sequences.tokenizer, f"against={against}")
     complement = getattr(model.tokenizer, "complement", None) if strands == "both" else None
     if strands == "both" and complement is None:
         raise UserError(
@@ -153,7 +153,7 @@ def main(
         "half_width": half_width,
         "max_evaluations": max_evaluations,
         "seed": seed,
-        "progress": _lines(seconds=20),
+        "progress": progress_lines(seconds=20),
         "clusters": sequences.cluster_ids(split, max_sequences=max_sequences).tolist(),
     }
     extra: dict[str, Any] = {}
@@ -328,7 +328,7 @@ def _gap(what: str, difference: Node) -> str:
     return f"{what}: {nats:+.4f} nats/token (95 % {low:+.4f} to {high:+.4f}; Monte-Carlo)"
 
 
-def _lines(seconds: float) -> Callable[[int, int], None]:
+def progress_lines(seconds: float) -> Callable[[int, int], None]:
     """Says how far the evaluation has come, every so many seconds."""
     last = time.monotonic()
 
@@ -339,14 +339,6 @@ def _lines(seconds: float) -> Callable[[int, int], None]:
             log.info("%d of %d network evaluations", done, total)
 
     return show
-
-
-def _require_tokenizer(model: Model, data: SequenceData, key: str, path: str) -> None:
-    if type(model.tokenizer) is not type(data.tokenizer):
-        raise UserError(
-            f"{key}={path} reads tokens of {type(model.tokenizer).__name__}, and the data have "
-            f"those of {type(data.tokenizer).__name__}; give data of its own kind."
-        )
 
 
 def _name(tokenizer: Any, token: int) -> str:

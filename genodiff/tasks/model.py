@@ -1,8 +1,8 @@
 """Models from configs, checkpoints and model folders.
 
 A model's description is plain data: the config nodes of its parts, of the objective it was trained
-with and of its tokenizer. It is stored in every checkpoint and, as `config.json`, in every model
-folder.
+with and of its tokenizer. It is stored in every checkpoint and in every model folder, there as
+`config.json` and, the tokenizer, `tokenizer.json`.
 """
 
 import json
@@ -18,6 +18,8 @@ from torch import Tensor
 
 from genodiff import __version__
 from genodiff.backbones import Backbone, StrandAveraged
+from genodiff.data import SubwordTokenizer, Tokenizer
+from genodiff.data.tokenizer_files import read_subword_tokenizer
 from genodiff.diffusion import (
     CausalModel,
     Denoiser,
@@ -28,12 +30,13 @@ from genodiff.diffusion import (
 )
 from genodiff.errors import UserError
 from genodiff.files import atomic_path, write_text
-from genodiff.tasks.build import build
+from genodiff.tasks.build import build, told_by
 from genodiff.training import read_checkpoint
 from genodiff.training.shares import holds_shares
 
-FORMAT = 1
-"""Of a model folder. Raised when an older genodiff could not read what a newer one writes."""
+FORMAT = 2
+"""Of a model folder. Raised when an older genodiff could not read what a newer one writes: format
+1 had the tokenizer in config.json too."""
 
 MODEL_KEYS = (
     "backbone",
@@ -88,8 +91,12 @@ class Model(NamedTuple):
 def describe(config: Mapping[str, Any], tokenizer: Any) -> dict[str, Any]:
     """The description of the model of a training config."""
     parts = {name: config[name] for name in MODEL_KEYS}
-    target = f"genodiff.data.{type(tokenizer).__name__}"
-    return {**parts, "tokenizer": {"_target_": target, **asdict(tokenizer)}}
+    return {**parts, "tokenizer": tokenizer_node(tokenizer)}
+
+
+def tokenizer_node(tokenizer: Any) -> dict[str, Any]:
+    """The config node of a tokenizer."""
+    return {"_target_": f"genodiff.data.{type(tokenizer).__name__}", **asdict(tokenizer)}
 
 
 def build_model(description: Mapping[str, Any]) -> Model:
@@ -103,12 +110,7 @@ def build_model(description: Mapping[str, Any]) -> Model:
             f"the model's description lacks {', '.join(missing)}; it is not genodiff's."
         )
     tokenizer = build(description["tokenizer"], where="tokenizer")
-    context: dict[str, Any] = {
-        "vocab_size": tokenizer.vocab_size,
-        "mask_id": tokenizer.mask_id,
-        "data_ids": tokenizer.data_ids,
-        "complement": getattr(tokenizer, "complement", None),
-    }
+    context = told_by(tokenizer)
     backbone: Backbone = build(description["backbone"], where="backbone", **context)
     if description["time_conditioning"] and not backbone.has_time_input:
         raise UserError(
@@ -192,6 +194,24 @@ def require_length(model: Model, length: int, key: str) -> None:
         )
 
 
+def require_tokens(model: Model, tokenizer: Tokenizer, what: str) -> None:
+    """Raises UserError if an id is another token to the model, which `what` names, than to the
+    data's `tokenizer`."""
+    own, theirs = type(model.tokenizer).__name__, type(tokenizer).__name__
+    if own != theirs:
+        raise UserError(
+            f"{what} reads tokens of {own}, and the data have those of {theirs}; give data of its "
+            "own kind."
+        )
+    if isinstance(tokenizer, SubwordTokenizer):
+        difference = model.tokenizer.difference(tokenizer)
+        if difference is not None:
+            raise UserError(
+                f"{what} was not trained with the data's tokenizer: of the two, {difference}; "
+                "give data.tokenizer= the one that belongs to it."
+            )
+
+
 def data_of(path: Path) -> dict[str, Any]:
     """The data config a checkpoint was trained with."""
     if _is_folder(path):
@@ -203,12 +223,19 @@ def data_of(path: Path) -> dict[str, Any]:
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Writes a portable model folder: `config.json`, `model.safetensors`, `tokenizer.json`."""
+    """Writes a portable model folder: `config.json`, `model.safetensors`, `tokenizer.json`.
+
+    A `SubwordTokenizer` is written as other programs read it, in two files; any other as its node.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = {"format": FORMAT, "version": __version__, **model.description}
+    parts = {name: part for name, part in model.description.items() if name != "tokenizer"}
+    config = {"format": FORMAT, "version": __version__, **parts}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
-    tokenizer = model.description["tokenizer"]
-    write_text(folder / "tokenizer.json", json.dumps(tokenizer, indent=2) + "\n")
+    if isinstance(model.tokenizer, SubwordTokenizer):
+        model.tokenizer.save(folder)
+    else:
+        node = model.description["tokenizer"]
+        write_text(folder / "tokenizer.json", json.dumps(node, indent=2) + "\n")
     with atomic_path(folder / "model.safetensors") as temporary:
         save_file(_untied(model.denoiser), temporary)
 
@@ -264,12 +291,25 @@ def _read_folder_config(path: Path) -> dict[str, Any]:
             f"checkpoint={path} is not a model folder of genodiff's; convert it first: genodiff "
             f"convert source={path} out=DIR."
         )
-    if config["format"] != FORMAT:
+    if config["format"] not in (1, FORMAT):
         raise UserError(
             f"checkpoint={path} has format {config['format']}, and this genodiff reads {FORMAT}; "
             "use the genodiff that wrote it, or a newer one."
         )
+    if config["format"] > 1:
+        config["tokenizer"] = _read_tokenizer(path)
     return {name: config[name] for name in _PARTS if name in config}
+
+
+def _read_tokenizer(folder: Path) -> dict[str, Any]:
+    """The node of a model folder's tokenizer."""
+    try:
+        node = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"checkpoint={folder} cannot be read ({error}); it is damaged.") from error
+    if isinstance(node, dict) and "_target_" in node:
+        return node
+    return tokenizer_node(read_subword_tokenizer(folder))
 
 
 def _load_folder(path: Path) -> Model:

@@ -27,11 +27,17 @@ from genodiff.backbones.pretrained import (
     load_dit_state,
     published_complement,
 )
-from genodiff.data import DnaTokenizer
+from genodiff.data import DnaTokenizer, TextTokenizer
+from genodiff.diffusion.process import LOG_ZERO
 from genodiff.errors import UserError
-from genodiff.tasks.encoders import TO_FINE_TUNE, read_encoder
+from genodiff.tasks.encoders import (
+    TO_FINE_TUNE,
+    TOKENIZER_LEFT_OUT,
+    read_encoder,
+    require_mask,
+)
 from genodiff.tasks.formulation import D3PM, LEFT_TO_RIGHT, SEDD, SUBS
-from genodiff.tasks.model import Model, build_model, load_model
+from genodiff.tasks.model import Model, build_model, load_model, tokenizer_node
 from genodiff.tasks.sources import (
     MODEL_TYPES,
     config_beside,
@@ -77,14 +83,23 @@ _SCHEDULES: dict[str, dict[str, Any]] = {
     "geometric": {"_target_": "genodiff.diffusion.Geometric"},
 }
 _LEFT_TO_RIGHT = (
-    "It predicts the next token, and genodiff's samplers fill in masks: what they draw from it "
-    "means nothing. Converted are its weights."
+    "It predicts the next token, and was trained without genodiff's start of a sequence, the mask."
+)
+_FIRST_IS_GIVEN = (
+    "It predicts the next token of a sequence whose first is given: that one is not scored, and "
+    "to sample give prompt=."
 )
 # Tokenizers that have a mask token of their own; MDLM adds one, the last, to any other.
 _MASK_IDS = {"bert-base-uncased": 103, "text8": 4}
 
 
-def read_model(source: Path, *, ema: bool | None = None, mask_id: int | None = None) -> Model:
+def read_model(
+    source: Path,
+    *,
+    ema: bool | None = None,
+    mask_id: int | None = None,
+    tokenizer: TextTokenizer | None = None,
+) -> Model:
     """The model at `source`: published, or one of genodiff's.
 
     Args:
@@ -92,28 +107,35 @@ def read_model(source: Path, *, ema: bool | None = None, mask_id: int | None = N
         ema: whether to take the averaged weights; None takes them where there are any.
         mask_id: of a published MDLM or encoder; None for what its settings say, or else, of an
             MDLM, the last id.
+        tokenizer: of a published MDLM or encoder of text; None leaves it with bare ids.
 
     Raises:
-        UserError: there is no such model, it is damaged, or its weights do not fit its config.
+        UserError: there is no such model, it is damaged, its weights do not fit its config, or
+            the tokenizer is another model's.
     """
+    given = {"ema": ema, "mask_id": mask_id, "tokenizer": tokenizer}
     if is_ours(source):
-        return _load_ours(source, ema, mask_id)
+        return _load_ours(source, given)
     if model_type_of(source) not in (None, *MODEL_TYPES):
         _takes_average(None, ema, source)
-        return read_encoder(source, mask_id)
+        return read_encoder(source, mask_id, tokenizer)
     weights = weights_file(source)
     config = config_beside(weights)
     contents = read_weights(weights)
     if "genodiff" in contents:
-        return _load_ours(weights, ema, mask_id)
+        return _load_ours(weights, given)
     kind, state = _recognized(contents["state_dict"], source)
     settings = config or plain(contents.get("hyper_parameters"))
     settings = settings if isinstance(settings, dict) else {}
     average = contents.get("ema") if kind in _MDLM else None
     if kind in _MDLM:
-        plan = _plan_mdlm(kind, settings, state, mask_id)
+        plan = _plan_mdlm(kind, settings, state, mask_id, tokenizer)
     elif mask_id is not None:
         raise UserError(f"mask_id={mask_id} is for MDLM; the mask of a Caduceus is 3.")
+    elif tokenizer is not None:
+        raise UserError(
+            "tokenizer= is for models of text, and a Caduceus reads DNA; leave it out."
+        )
     else:
         plan = _plan_caduceus(settings, source)
     model = build_model(plan.description)  # holds the config to the types of our parameters
@@ -121,7 +143,7 @@ def read_model(source: Path, *, ema: bool | None = None, mask_id: int | None = N
     if _takes_average(average, ema, source):
         names = _MDLM[kind].names(network.state_dict())
         network = plan.load(plan.config, _averaged(state, average, names, source))
-    model.network.load_state_dict(network.state_dict())
+    model.network.load_state_dict(_with_padding(network, model.network))
     count = sum(parameter.numel() for parameter in network.parameters())
     log.info("%s: %s, %s parameters.", source, plan.title, f"{count:,}")
     for note in plan.notes:
@@ -173,10 +195,16 @@ def _plan_caduceus(settings: Mapping[str, Any], source: Path) -> _Plan:
 
 
 def _plan_mdlm(
-    kind: str, settings: Mapping[str, Any], state: Mapping[str, Tensor], mask_id: int | None
+    kind: str,
+    settings: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    mask_id: int | None,
+    text: TextTokenizer | None,
 ) -> _Plan:
     config = {**_sizes(kind, state), **_model_section(settings)}
     backbone = _MDLM[kind].node(config)  # says which fields are missing
+    tokens = config["vocab_size"]
+    tokenizer, notes = _mdlm_tokenizer(settings, tokens, mask_id, text)
     left_to_right = kind == "dit" and config["causal"]
     run = section_with("parameterization", settings) or settings
     name = "ar" if left_to_right else run.get("parameterization", "subs")
@@ -195,12 +223,23 @@ def _plan_mdlm(
         }
         if steps := int(value_of("T", settings) or 0):
             formulation["objective"] = {**D3PM["objective"], "steps": steps}
+    if text is not None and text.vocab_size > tokens:
+        # A padding that the weights do not know makes the network larger: `_with_padding`.
+        backbone = _MDLM[kind].node({**config, "vocab_size": text.vocab_size})
+        backbone["sees_padding"] = False
+        if kind == "dimamba" and name in ("d3pm", "sedd"):
+            raise UserError(
+                "tokenizer= has a padding that these weights do not know, and the logits of a "
+                f"DiMamba have no bias by which {name} could leave it out; leave tokenizer= out."
+            )
+        if name == "sedd":  # its scores are scaled by the number of tokens
+            formulation["parameterization"] = {**SEDD["parameterization"], "vocab_size": tokens}
     schedule = dict(_SCHEDULES[noise.get("type", "loglinear")])
     if "eps" not in schedule:
         schedule |= {key: float(noise[key]) for key in ("sigma_min", "sigma_max") if key in noise}
-    tokenizer, notes = _mdlm_tokenizer(settings, config["vocab_size"], mask_id)
     if left_to_right:
-        notes.append(_LEFT_TO_RIGHT)
+        formulation["denoiser"] = {**formulation["denoiser"], "first_is_given": True}
+        notes.append(_FIRST_IS_GIVEN)
     description = {
         "backbone": backbone,
         "schedule": schedule,
@@ -214,23 +253,34 @@ def _plan_mdlm(
 
 
 def _mdlm_tokenizer(
-    settings: Mapping[str, Any], vocab_size: int, mask_id: int | None
+    settings: Mapping[str, Any], vocab_size: int, mask_id: int | None, text: TextTokenizer | None
 ) -> tuple[dict[str, Any], list[str]]:
     """The tokenizer's config node, and what to say about it."""
     if settings.get("tokenizer_class") == DNA_TOKENIZER:
+        if text is not None:
+            raise UserError("tokenizer= is for models of text, and this one reads DNA.")
         return {"_target_": "genodiff.data.DnaTokenizer", "predict_n": False}, []
     notes = []
     if mask_id is None:
         mask_id = value_of("mask_index", settings)
     if mask_id is None:
         mask_id = _MASK_IDS.get(str(value_of("tokenizer_name_or_path", settings)))
+    if text is not None:
+        require_mask(text, mask_id)
+        own_padding = text.pad_id == text.vocab_size - 1
+        if text.vocab_size not in (vocab_size, vocab_size + own_padding):
+            raise UserError(
+                f"tokenizer= has {text.vocab_size} tokens, and the weights are of {vocab_size}, "
+                "mask included; give the one they were trained with."
+            )
+        return tokenizer_node(text), []
     if mask_id is None:
         mask_id = vocab_size - 1
         notes.append(
             f"mask_id={mask_id}, the last id, is taken for the mask: right for GPT-2's tokenizer; "
             "give mask_id=103 for bert-base-uncased, mask_id=4 for text8."
         )
-    notes.append("The text tokenizer is not part of it: sequences are ids, such as 12 5 7.")
+    notes.append(TOKENIZER_LEFT_OUT)
     node = {"_target_": "genodiff.data.TokenIds", "vocab_size": vocab_size, "mask_id": mask_id}
     return node, notes
 
@@ -348,10 +398,25 @@ def _recognized(state: Mapping[str, Tensor], source: Path) -> tuple[str, dict[st
     )
 
 
-def _load_ours(path: Path, ema: bool | None, mask_id: int | None) -> Model:
-    for key, value in (("ema", ema), ("mask_id", mask_id)):
+def _with_padding(published: Backbone, own: Backbone) -> dict[str, Tensor]:
+    """The published tensors, with a last row for the padding where `own` has one token more.
+
+    Its embedding is zero; the bias of its logit keeps it from being drawn and adds nothing to a
+    softmax over the whole vocabulary.
+    """
+    state = published.state_dict()
+    for name, tensor in own.state_dict().items():
+        if tensor.shape != state[name].shape:
+            row = state[name].new_zeros(1, *tensor.shape[1:])
+            row = row + LOG_ZERO if tensor.ndim == 1 else row
+            state[name] = torch.cat([state[name], row])
+    return state
+
+
+def _load_ours(path: Path, given: Mapping[str, Any]) -> Model:
+    for key, value in given.items():
         if value is not None:
             raise UserError(
-                f"{key}={value} is for published weights, and {path} is genodiff's; leave it out."
+                f"{key}= is for published weights, and {path} is genodiff's; leave it out."
             )
     return load_model(path, torch.device("cpu"))

@@ -12,8 +12,9 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from genodiff.backbones import Backbone
 from genodiff.backbones.pretrained import publish_caduceus, publish_dimamba, publish_dit
-from genodiff.data import DnaTokenizer
+from genodiff.data import DnaTokenizer, SubwordTokenizer
 from genodiff.diffusion import LogLinear
 from genodiff.errors import UserError
 from genodiff.files import write_text
@@ -49,7 +50,7 @@ def write_mdlm(model: Model, folder: Path) -> None:
     Raises UserError if the model is none of them.
     """
     _require_published(model, "mdlm")
-    node, network = model.description["backbone"], model.network
+    node, network = _without_padding(model)
     mask = {"mask_index": model.tokenizer.mask_id}
     if isinstance(model.tokenizer, DnaTokenizer):
         mask["tokenizer_class"] = DNA_TOKENIZER
@@ -102,6 +103,27 @@ def write_mdlm(model: Model, folder: Path) -> None:
         **mask,
     }
     _write(folder, config, {f"backbone.{name}": tensor for name, tensor in state.items()})
+
+
+def _without_padding(model: Model) -> tuple[dict[str, Any], Backbone]:
+    """The network and its node. MDLM adds the mask to a vocabulary that has none, as its last
+    token; a padding appended behind it is ours and is cut off."""
+    node, network, tokenizer = model.description["backbone"], model.network, model.tokenizer
+    tokens = tokenizer.vocab_size
+    appended = isinstance(tokenizer, SubwordTokenizer) and (
+        (tokenizer.mask_id, tokenizer.pad_id) == (tokens - 2, tokens - 1)
+    )
+    if not appended or network.vocab_size != tokens:
+        return node, network
+    node = {**node, "vocab_size": tokens - 1}
+    if node.get("embedding_rows") is not None:
+        node["embedding_rows"] -= 1
+    smaller: Backbone = build(node, where="backbone")
+    rows = {name: len(tensor) for name, tensor in smaller.state_dict().items()}
+    smaller.load_state_dict(
+        {name: tensor[: rows[name]] for name, tensor in network.state_dict().items()}
+    )
+    return node, smaller
 
 
 def _require_published(model: Model, layout: str, *more: Mapping[str, Any]) -> None:

@@ -63,7 +63,7 @@ import yaml
 from torch import nn
 
 from genodiff import __version__
-from genodiff.data import SequenceData
+from genodiff.data import SequenceData, TokenIds
 from genodiff.diffusion import Ancestral
 from genodiff.errors import OutsideError, UserError
 from genodiff.evaluation import estimator_for, nelbo
@@ -80,6 +80,7 @@ from genodiff.tasks.model import (
     load_model,
     load_weights,
     require_length,
+    require_tokens,
 )
 from genodiff.tasks.provenance import provenance
 from genodiff.training import (
@@ -299,6 +300,8 @@ def assemble(config: dict[str, Any]) -> Parts:
         )
     if config["init"] is not None:
         source = load_model(Path(config["init"]), torch.device("cpu"))
+        if not isinstance(source.tokenizer, TokenIds):  # whose ids may be any tokens
+            require_tokens(source, data.tokenizer, f"init={config['init']}")
         # What a model learns beside its network (a schedule, say) goes with its own kind alone.
         kinds = [
             [m.description[part] for part in ("denoiser", "process")] for m in (model, source)

@@ -6,9 +6,10 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from genodiff.data import DnaTokenizer, TokenIds
 from genodiff.diffusion import LogLinear
 from genodiff.errors import UserError
-from genodiff.tasks.build import build, check_arguments, fits, select_device
+from genodiff.tasks.build import build, check_arguments, fits, select_device, told_by
 
 
 def test_a_node_becomes_the_object_it_names() -> None:
@@ -25,6 +26,26 @@ def test_context_reaches_whoever_declares_it_and_a_given_value_wins() -> None:
         build({**node, "mask_id": 2}, where="parameterization", vocab_size=5, mask_id=4).mask_id
         == 2
     )
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "options", "unseen_id"),
+    [
+        (DnaTokenizer(), {}, 4),
+        (DnaTokenizer(), {"sees_padding": True}, None),
+        (TokenIds(12, mask_id=3), {}, None),  # its padding is the mask, which has to be seen
+    ],
+)
+def test_a_network_learns_which_token_it_is_not_to_see(
+    tokenizer: DnaTokenizer | TokenIds, options: dict[str, bool], unseen_id: int | None
+) -> None:
+    trunk = {"_target_": "genodiff.backbones.Caduceus", "d_model": 8, "n_layers": 1, **options}
+    node = {
+        "_target_": "genodiff.backbones.ReverseComplementEquivariant",
+        **{"trunk": trunk, "complement": DnaTokenizer.complement},
+    }
+    network = build(node, where="backbone", **told_by(tokenizer))
+    assert network.trunk.unseen_id == unseen_id
 
 
 @pytest.mark.parametrize(

@@ -20,18 +20,26 @@ from torch import Tensor
 from genodiff.backbones import (
     Backbone,
     DiMamba,
+    Transformer,
     load_caduceus_state,
     load_dimamba_state,
     load_dit_state,
 )
-from genodiff.backbones.pretrained import dimamba_names, dimamba_node
-from genodiff.data import TokenIds
+from genodiff.backbones.pretrained import (
+    dimamba_names,
+    dimamba_node,
+    dit_node,
+    publish_dimamba,
+    publish_dit,
+)
+from genodiff.data import CharacterTokenizer, TokenIds, load_tokenizer
 from genodiff.errors import UserError
 from genodiff.tasks.convert import convert
 from genodiff.tasks.model import load_model
 from genodiff.tasks.publishing import write_caduceus
 from genodiff.tasks.weights import plain, read_weights
 from tests.backbones.toys import randomized, some_tokens
+from tests.data.tiny_vocabularies import bert_folder, gpt2_folder
 from tests.parity.cases import DATA, Case, read_cases
 from tests.tasks.conftest import SMALL, Genodiff
 
@@ -196,7 +204,10 @@ def test_a_transformer_of_mdlm_there_and_back(
     assert torch.equal(network(tokens), expected(tokens))
     description = json.loads(Path("model/config.json").read_text())
     assert description["time_conditioning"] is not left_to_right
-    assert description["tokenizer"]["mask_id"] == mask_id
+    # Its loss is of x_1 .. x_(l-1) given x_0, without a start.
+    assert description["denoiser"].get("first_is_given", False) is left_to_right
+    assert "tokenizer" not in description
+    assert json.loads(Path("model/tokenizer.json").read_text())["mask_id"] == mask_id
 
     converted("source=model", "out=back", "layout=mdlm")
     assert_same_tensors(load_file("back/model.safetensors"), state if left_to_right else prefixed)
@@ -253,7 +264,7 @@ def test_a_dimamba_of_a_lightning_checkpoint_there_and_back(
 def test_a_trained_model_is_given_away_and_taken_back(converted: Converted, trained: str) -> None:
     converted(f"source={trained}", "out=given", "layout=caduceus")
     converted("source=given", "out=back")
-    tokens = some_tokens()
+    tokens = some_tokens() % 4 + 7  # no padding, which a published network sees, and ours does not
     own = load_model(Path(trained), torch.device("cpu")).network
     assert torch.equal(network_of("back")(tokens), own(tokens))
     converted(f"source={trained}/checkpoints/best.ckpt", "out=portable")
@@ -466,6 +477,168 @@ def test_which_id_the_mask_has(
     assert (f"mask_id={mask_id}, the last id, is taken" in log) == assumed
 
 
+# Text tokenizers
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny vocabulary of GPT-2's kind, to which mask and padding are added."""
+    return gpt2_folder(tmp_path_factory.mktemp("tokenizers") / "gpt2")
+
+
+def of_gpt2(rows: int, name: str, folder: Path) -> str:
+    """Published weights of a vocabulary without padding, as `source=`."""
+    if name == "dimamba":
+        config = {
+            **{"hidden_size": 8, "n_blocks": 1, "cond_dim": 4, "vocab_size": rows},
+            **{"temb_strategy": "concat", "tie_word_embeddings": False},
+        }
+        own: Backbone = randomized(load_target(DiMamba, dimamba_node(config))).float()
+        section, state = publish_dimamba(dimamba_node(config), own)
+    else:
+        config = {
+            **{"hidden_size": 16, "n_blocks": 1, "n_heads": 2, "cond_dim": 8, "dropout": 0.1},
+            **{"vocab_size": rows, "causal": name == "ar"},
+        }
+        own = randomized(load_target(Transformer, dit_node(config))).float()
+        section, state = publish_dit(dit_node(config), own)
+    settings = {
+        "parameterization": name if name in ("d3pm", "sedd") else "subs",
+        "time_conditioning": name == "sedd",
+        "T": 0,
+        "vocab_size": rows,
+        "model": {key: value for key, value in section.items() if key != "vocab_size"},
+    }
+    return hub(folder, settings, state)
+
+
+def load_target(target: Callable[..., Backbone], node: dict[str, Any]) -> Backbone:
+    return target(**{key: value for key, value in node.items() if key != "_target_"})
+
+
+@pytest.mark.parametrize("name", ["subs", "d3pm", "sedd", "ar", "dimamba"])
+def test_a_padding_of_its_own_changes_no_number(
+    converted: Converted, tmp_path: Path, gpt2: Path, name: str
+) -> None:
+    tokenizer = load_tokenizer(str(gpt2))
+    rows = tokenizer.vocab_size - 1
+    source = of_gpt2(rows, name, tmp_path / "given")
+    log = converted(source, "out=ids")
+    assert "Its tokenizer is not part of it" in log and "the last id, is taken" in log
+    log = converted(source, f"tokenizer={gpt2}", "out=text")
+    assert "tokenizer" not in log and "mask_id" not in log
+    ids, text = (load_model(Path(folder), torch.device("cpu")) for folder in ("ids", "text"))
+    assert text.tokenizer == tokenizer == load_tokenizer("text")
+    assert text.tokenizer.data_ids == ids.tokenizer.data_ids
+    assert (ids.network.vocab_size, text.network.vocab_size) == (rows, rows + 1)
+    x0 = torch.randint(rows - 1, (3, 20), generator=torch.Generator().manual_seed(1))
+    sigma = torch.full((3, 1), 0.7) if text.network.has_time_input else None
+    assert torch.equal(text.network(x0, sigma)[..., :-1], ids.network(x0, sigma))
+    nats = [
+        model.objective(model.denoiser, x0, generator=torch.Generator().manual_seed(2))
+        for model in (ids, text)
+    ]
+    assert nats[0].abs().sum() > 1
+    torch.testing.assert_close(nats[1], nats[0], rtol=1e-5, atol=1e-5)  # sums of one number more
+
+
+@pytest.mark.parametrize("name", ["subs", "ar", "dimamba"])
+def test_a_padding_of_its_own_is_not_published(
+    converted: Converted, tmp_path: Path, gpt2: Path, name: str
+) -> None:
+    rows = load_tokenizer(str(gpt2)).vocab_size - 1
+    source = of_gpt2(rows, name, tmp_path / "given")
+    converted(source, f"tokenizer={gpt2}", "out=text")
+    converted("source=text", "out=back", "layout=mdlm")
+    given = load_file("given/model.safetensors")
+    prefix = "backbone." if name == "subs" else ""
+    expected = {f"{prefix}{key}": tensor for key, tensor in given.items()}
+    assert_same_tensors(load_file("back/model.safetensors"), expected)
+    config = json.loads(Path("back/config.json").read_text())
+    assert (config["vocab_size"], config["mask_index"]) == (rows, rows - 1)
+    converted("source=back", f"tokenizer={gpt2}", "out=again")
+    for file in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
+        assert Path("text", file).read_bytes() == Path("again", file).read_bytes()
+
+
+def test_a_model_folder_with_a_text_tokenizer(
+    genodiff: Genodiff, converted: Converted, tmp_path: Path, gpt2: Path
+) -> None:
+    from tokenizers import Tokenizer
+
+    rows = load_tokenizer(str(gpt2)).vocab_size - 1
+    converted(of_gpt2(rows, "subs", tmp_path / "given"), f"tokenizer={gpt2}", "out=model")
+    config = Path("model/config.json").read_text()
+    assert "tokenizer" not in config and len(config) < 2000
+    library = Tokenizer.from_file("model/tokenizer.json")
+    assert library.decode([rows - 1], skip_special_tokens=False) == "[MASK]"
+    words = ("checkpoint=model", "num_samples=2", "length=6", "steps=3", "out=-")
+    outcome = genodiff("sample", *words, "prompt=the cat")
+    assert outcome.code == 0 and outcome.stdout.count("the cat") == 2, outcome.stderr
+    Path("model/tokenizer.json").write_text("{")
+    outcome = genodiff("sample", *words)
+    assert outcome.code == 2 and "checkpoint=model cannot be read" in outcome.stderr
+
+
+def test_a_model_folder_of_the_former_form(converted: Converted) -> None:
+    converted(lightning("mdlm.ckpt", HYDRA), "out=model")
+    new = load_model(Path("model"), torch.device("cpu"))
+    config = json.loads(Path("model/config.json").read_text())
+    node = json.loads(Path("model/tokenizer.json").read_text())
+    old = {**config, "format": 1, "tokenizer": node}
+    Path("model/config.json").write_text(json.dumps(old))
+    Path("model/tokenizer.json").unlink()
+    former = load_model(Path("model"), torch.device("cpu"))
+    assert former.description == new.description and former.tokenizer == new.tokenizer
+
+
+def test_the_published_tokenizer_of_text8(converted: Converted, tmp_path: Path) -> None:
+    source = of_gpt2(35, "subs", tmp_path / "given")
+    settings = json.loads((tmp_path / "given" / "config.json").read_text())
+    settings["data"] = {"tokenizer_name_or_path": "text8"}
+    (tmp_path / "given" / "config.json").write_text(json.dumps(settings))
+    converted(source, "tokenizer=text8", "out=model")
+    model = load_model(Path("model"), torch.device("cpu"))
+    assert model.tokenizer == CharacterTokenizer() == load_tokenizer("model")
+    assert model.description["backbone"]["sees_padding"]  # it is one of the published tokens
+    assert model.network.vocab_size == 35
+
+
+def test_a_bert_with_its_tokenizer(converted: Converted, tmp_path: Path) -> None:
+    words = bert_folder(tmp_path / "words")
+    source = encoder(tmp_path / "bert", rows=120)
+    log = converted(source, f"tokenizer={words}", "out=model")
+    assert "Its tokenizer is not part" not in log
+    model = load_model(Path("model"), torch.device("cpu"))
+    assert model.tokenizer == load_tokenizer(str(words)) and model.tokenizer.mask_id == 4
+
+
+def test_a_tokenizer_of_another_model(
+    genodiff: Genodiff, converted: Converted, tmp_path: Path, gpt2: Path
+) -> None:
+    tokenizer = load_tokenizer(str(gpt2))
+    rows, word = tokenizer.vocab_size - 1, f"tokenizer={gpt2}"
+    right, small = (of_gpt2(n, "subs", tmp_path / str(n)) for n in (rows, rows - 1))
+    refused(genodiff, f"has {rows + 1} tokens, and the weights are of {rows - 1}", small, word)
+    refused(genodiff, f"weights is 5, and that of tokenizer= {rows - 1}", right, word, "mask_id=5")
+    words = bert_folder(tmp_path / "words")
+    source = encoder(tmp_path / "bert", rows=120, mask_token_id=7)
+    refused(genodiff, "weights is 7, and that of tokenizer= 4", source, f"tokenizer={words}")
+    source = encoder(tmp_path / "few", rows=60)
+    refused(genodiff, "use the tokenizer that belongs to it", source, f"tokenizer={words}")
+    source = of_gpt2(rows, "dimamba", tmp_path / "dimamba")
+    config = json.loads((tmp_path / "dimamba" / "config.json").read_text())
+    (tmp_path / "dimamba" / "config.json").write_text(
+        json.dumps({**config, "parameterization": "sedd"})
+    )
+    refused(genodiff, "no bias by which sedd could leave it out", source, word)
+    caduceus = hub(tmp_path / "caduceus", config_of(PS), state_of(PS))
+    refused(genodiff, "tokenizer= is for models of text, and a Caduceus reads DNA", caduceus, word)
+    converted(right, "out=model")
+    refused(genodiff, "tokenizer= is for published weights", "source=model", word)
+    refused(genodiff, "tokenizer=nowhere/at/all is no folder", right, "tokenizer=nowhere/at/all")
+
+
 def test_settings_are_recovered_from_omegaconf_s_pickle(tmp_path: Path) -> None:
     settings = {**HYDRA, "list": [1, {"a": None}], "flag": True}
     lightning(str(tmp_path / "mdlm.ckpt"), settings)
@@ -542,12 +715,13 @@ def test_a_malicious_checkpoint_does_nothing(genodiff: Genodiff) -> None:
 # Encoders of transformers
 
 
-def encoder(folder: Path, **changes: Any) -> str:
+def encoder(folder: Path, *, rows: int = 12, **changes: Any) -> str:
     """A tiny BERT in a hub folder, as `source=`."""
     from transformers import BertConfig, BertForMaskedLM
 
     sizes: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=12, intermediate_size=32, max_position_embeddings=64, **sizes)
+    sizes |= {"vocab_size": rows, "intermediate_size": 32, "max_position_embeddings": 64}
+    config = BertConfig(**sizes)
     torch.manual_seed(0)
     BertForMaskedLM(config).save_pretrained(folder)
     if changes:
@@ -667,7 +841,7 @@ def test_keys_that_mean_nothing_for_a_source(
     refused(genodiff, "has no averaged weights", caduceus, "ema=true")
     log = converted(caduceus, "ema=false", "out=model")
     assert "There are no averaged weights" in log
-    refused(genodiff, "ema=True is for published weights", f"source={trained}", "ema=true")
+    refused(genodiff, "ema= is for published weights", f"source={trained}", "ema=true")
     refused(genodiff, "mask_id=99 is not in the vocabulary", lightning("m.ckpt"), "mask_id=99")
 
 
@@ -698,7 +872,7 @@ def test_what_was_trained_like_a_published_model_is_published(
     outcome = genodiff("convert", "source=given", "out=back")
     assert outcome.code == 0, outcome.stderr
     own, back = (load_model(Path(name), torch.device("cpu")) for name in ("run", "back"))
-    tokens = some_tokens()
+    tokens = some_tokens() % 4 + 7
     assert torch.equal(own.network(tokens), back.network(tokens))
     assert type(own.denoiser) is type(back.denoiser)
 
