@@ -12,6 +12,8 @@ keys:
                       hg38_splits  the intervals alone
                       genomic_benchmarks  its nine tasks, as data=genomic_benchmarks reads them
                       hg38_ucsc, hg19_ucsc, mm10_ucsc, mm39_ucsc  genomes of UCSC, soft-masked
+                      text8, lambada  as data=text8 and data=lambada read them; other corpora come
+                                   from the Hugging Face Hub by themselves
                       url          any file: dataset.url=URL, and if known dataset.sha256= or
                                    dataset.md5=; dataset.name= to save it under another name
                       or FILE.yaml of your own: --config-dir=CONFIGS, CONFIGS/dataset/FILE.yaml,

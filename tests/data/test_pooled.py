@@ -93,7 +93,7 @@ def test_parts_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         pooled_data({"human": human}, length=64)
     text = tmp_path / "text.txt"
     text.write_text("words " * 100)
-    words = text_data(text, None, length=LENGTH)
+    words = text_data(text, None, length=LENGTH, cache_dir=tmp_path)
     with pytest.raises(
         UserError, match=r"parts\.text has another tokenizer; train a model for each"
     ):

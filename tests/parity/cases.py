@@ -22,7 +22,6 @@ DATA = Path(__file__).parent / "data"
 
 # Kinds that a later part of the project brings.
 LATER_KINDS = {
-    "mdlm_text": "text data",
     "hyena_interval": "the HyenaDNA window reader",
 }
 

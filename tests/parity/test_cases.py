@@ -67,7 +67,7 @@ def test_a_changed_file_is_found_by_its_digest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("mdlm_text", "mdlm_text: text data comes later"),
+        ("hyena_interval", "hyena_interval: the HyenaDNA window reader comes later"),
         ("mdlm_loss", None),
         ("unheard_of", None),
     ],

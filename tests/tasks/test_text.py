@@ -44,9 +44,8 @@ def test_a_text_model_is_trained_evaluated_and_sampled(
     assert report["baselines"] == {}
     assert report["nats_per_token"] == pytest.approx(math.log(256), rel=1e-5)
     assert report["data"]["splits"]["test"] == {
-        "windows": -(-n // 32),
-        "tokens": n,
-        "documents": 12,
+        **{"layout": "packed", "ends": False, "windows": -(-n // 32), "tokens": n},
+        **{"documents": 12, "skipped": 0},
     }
     outcome = genodiff(
         *("sample", *words, "num_samples=2", "length=8", "steps=4", "out=samples.txt")
@@ -101,3 +100,18 @@ def test_a_text_model_does_not_read_dna(
     outcome = genodiff("evaluate", "checkpoint=run", "data=fasta", *genome, "out=test.json")
     assert outcome.code == 2
     assert "reads tokens of ByteTokenizer, and the data have those of DnaTok" in outcome.stderr
+
+
+def test_a_corpus_is_trained_on_from_local_copies(genodiff: Genodiff) -> None:
+    generator = np.random.default_rng(0)
+    Path("copies").mkdir()
+    for split in ("train", "test"):
+        rows = [" ".join(generator.choice(["a", "b , c", "d"], 9)) for _ in range(12)]
+        (Path("copies") / f"{split}.txt").write_text("\n".join(rows), encoding="utf-8")
+    words = ("data=lm1b", "data.root=copies", "data.tokenizer=text8")
+    outcome = genodiff("train", *words, *STEP, "data.length=32", "out=run")
+    assert outcome.code == 0, outcome.stderr
+    manifest = json.loads(Path("run/manifest.json").read_text())
+    assert manifest["data"]["splits"]["valid"]["layout"] == "padded"
+    outcome = genodiff("train", "data=lm1b", "data.root=none", "data.tokenizer=text8", "out=no")
+    assert outcome.code == 2 and "root=" in outcome.stderr and "none cannot be" in outcome.stderr
