@@ -20,9 +20,9 @@ import numpy as np
 from genodiff.data.genome import Genome, default_cache_dir, file_sha256
 from genodiff.data.intervals import Split, parse_place
 from genodiff.data.labelled import ClassificationTask
-from genodiff.data.labelled_files import read_table
 from genodiff.data.labelled_rows import LabelledRow, encode_row, task_of
 from genodiff.data.labelled_store import kept
+from genodiff.data.labelled_tables import read_table
 from genodiff.data.regions import Region
 from genodiff.data.tokenizer import DnaTokenizer
 from genodiff.errors import OutsideError, UserError

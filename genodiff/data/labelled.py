@@ -1,4 +1,8 @@
-"""Sequences with labels, of any length: what a classifier is trained on and tested with."""
+"""Sequences with labels, of any length: what a classifier is trained on and tested with.
+
+A label is a class or, in regression, a number. A sequence may be of several texts; in a tokenizer
+that frames its rows, BERT's for one, a row is then [CLS] a [SEP] b [SEP].
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -6,7 +10,7 @@ from typing import Any, Literal, NamedTuple, final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from genodiff.batch import TokenBatch
 from genodiff.data.datamodule import Keys, Tokenizer
@@ -14,26 +18,29 @@ from genodiff.data.randomness import Stream, hash_counters
 from genodiff.data.regions import Region
 from genodiff.errors import UserError
 
+MetricName = Literal["accuracy", "f1", "matthews", "pearson", "spearman"]
+"""By what a task is scored: the first three of classes, the others of numbers."""
+
 
 @final
 @dataclass(frozen=True)
 class LabelledSequences:
     """Token ids of n sequences one after another, and a label each.
 
-    Sequence i is `ids[starts[i] : starts[i + 1]]`, of class `labels[i]`. `regions`: where each was
-    read in a genome, if that is known.
+    Sequence i is `ids[starts[i] : starts[i + 1]]`, and `labels[i]` its class or, where labels are
+    not integers, its number. `regions`: where each was read in a genome, if that is known.
     """
 
     ids: np.ndarray  # (total,): uint8 of DNA, int32 of larger vocabularies
     starts: Int64[np.ndarray, "n_plus_1"]
-    labels: Int64[np.ndarray, "n"]
+    labels: Int64[np.ndarray, "n"] | Float64[np.ndarray, "n"]
     regions: tuple[Region, ...] | None = None
 
     @classmethod
     def of(
         cls,
         sequences: Iterable[np.ndarray],
-        labels: Sequence[int],
+        labels: Sequence[int] | Sequence[float],
         regions: Sequence[Region] | None = None,
     ) -> "LabelledSequences":
         """Of the ids of each sequence."""
@@ -44,7 +51,7 @@ class LabelledSequences:
         return cls(
             ids.astype(np.uint8 if small else np.int32),
             starts,
-            np.asarray(labels, np.int64),
+            np.asarray(labels) if len(labels) else np.zeros(0, np.int64),
             None if regions is None else tuple(regions),
         )
 
@@ -70,8 +77,10 @@ class LabelledSequences:
 class ClassificationTask(NamedTuple):
     """A task: its classes in order, which is that of the labels in all splits, and its splits.
 
-    `valid` is None where the task has none of its own. `source`: where the data come from, for
-    manifests.
+    A task of regression has no classes. `valid` is None where the task has none of its own.
+    `source`: where the data come from, for manifests. `metrics`: what it is scored by, the most
+    important first. `test_parts`: names and sizes of the parts that the test set consists of, one
+    after another, if they are scored apart.
     """
 
     name: str
@@ -81,6 +90,59 @@ class ClassificationTask(NamedTuple):
     valid: LabelledSequences | None
     tokenizer: Tokenizer
     source: Mapping[str, Any]
+    metrics: tuple[MetricName, ...] = ("accuracy",)
+    test_parts: tuple[tuple[str, int], ...] = ()
+
+
+class Frame(NamedTuple):
+    """What a row of text begins with, and what ends each of its texts."""
+
+    bos_id: int
+    eos_id: int
+
+
+def frame_of(tokenizer: Tokenizer) -> Frame | None:
+    """The frame of a tokenizer's rows; None for DNA, and for tokenizers without such tokens."""
+    bos_id, eos_id = (getattr(tokenizer, name, None) for name in ("bos_id", "eos_id"))
+    if hasattr(tokenizer, "complement") or bos_id is None or eos_id is None:
+        return None
+    return Frame(bos_id, eos_id)
+
+
+def texts_of(ids: np.ndarray, tokenizer: Tokenizer) -> list[np.ndarray]:
+    """The ids of each text of a sequence, where the tokenizer has an `eos_id` to end them."""
+    eos_id = getattr(tokenizer, "eos_id", None)
+    if eos_id is None:
+        return [ids]
+    ends = np.flatnonzero(ids == eos_id)
+    begins = [0, *(ends + 1).tolist()]
+    return [ids[a:b] for a, b in zip(begins, [*ends.tolist(), len(ids)], strict=True)]
+
+
+def frame_length(tokenizer: Tokenizer) -> int:
+    """How many tokens a frame adds to a sequence: one in front, one behind."""
+    return 0 if frame_of(tokenizer) is None else 2
+
+
+def longest_first(lengths: Sequence[int], room: int) -> list[int]:
+    """How much is kept of texts of these lengths so that all have room: the longest lose first.
+
+    What is over where they cannot be cut to one length goes to the longest and, of equal ones, to
+    the last, as in `longest_first` of the package tokenizers.
+    """
+    kept = [0] * len(lengths)
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+    for rank, i in enumerate(order):
+        kept[i] = min(lengths[i], room // (len(order) - rank))
+        room -= kept[i]
+    return kept
+
+
+class LabelledRows(NamedTuple):
+    """Rows of tokens, and the label of each."""
+
+    tokens: Int64[np.ndarray, "b l"]
+    labels: np.ndarray
 
 
 @final
@@ -88,8 +150,10 @@ class ClassificationTask(NamedTuple):
 class LabelledWindows:
     """Labelled sequences as rows of `length` tokens: cut on the right, padded on one side.
 
-    A batch's labels are the classes, and its weights one a row, (b, 1). Which tokens are padding
-    is told by their id. `locate` gives the number of each sequence.
+    In a tokenizer that frames its rows, the texts of a row are cut `longest_first`, so that they
+    and the frame have `length` tokens. A batch's labels are the classes or numbers, and its
+    weights one a row, (b, 1). Which tokens are padding is told by their id. `locate` gives the
+    number of each sequence.
 
     Args:
         length: tokens a row, without the [SEP] of `append_sep`.
@@ -115,30 +179,40 @@ class LabelledWindows:
             raise UserError(
                 f"strands are of DNA, and {name} has no complement; read the given one alone."
             )
-        if self.append_sep and not hasattr(self.tokenizer, "eos_id"):
+        if self.append_sep and getattr(self.tokenizer, "eos_id", None) is None:
             raise UserError(f"append_sep=true: {name} has no token for an end; leave it out.")
+        if frame_of(self.tokenizer) is not None:
+            if self.append_sep:
+                raise UserError(
+                    f"append_sep=true: rows of {name} end so in any case; leave it out."
+                )
+            n_texts = len(texts_of(self.sequences[0], self.tokenizer)) if len(self) else 1
+            if self.length < 1 + 2 * n_texts:
+                raise UserError(
+                    f"length={self.length} has no room for {n_texts} texts and the {n_texts + 1} "
+                    f"tokens around them; give {1 + 2 * n_texts} or more."
+                )
 
     def __len__(self) -> int:
         return len(self.sequences)
 
-    def __getitems__(self, keys: Keys) -> Int64[np.ndarray, "b l_plus_2"]:
-        """A row of tokens and, behind them, the label, for each key (epoch, number)."""
-        rows = np.full((len(keys), self.length + self.append_sep + 1), self.tokenizer.pad_id)
+    def __getitems__(self, keys: Keys) -> LabelledRows:
+        """A row of tokens, and its label, for each key (epoch, number)."""
+        rows = np.full((len(keys), self.length + self.append_sep), self.tokenizer.pad_id)
         complement = np.asarray(getattr(self.tokenizer, "complement", ()))
         for row, (_, number), minus in zip(rows, keys.tolist(), self._is_minus(keys), strict=True):
             ids = self.sequences[number]
-            ids = (complement[ids[::-1]] if minus else ids)[: self.length]
+            ids = self._fitted(complement[ids[::-1]] if minus else ids)
             first = self.length - len(ids) if self.pad == "left" else 0
             row[first : first + len(ids)] = ids
-            row[-1] = self.sequences.labels[number]
         if self.append_sep:
-            rows[:, -2] = getattr(self.tokenizer, "eos_id", None)
-        return rows
+            rows[:, -1] = getattr(self.tokenizer, "eos_id", None)
+        return LabelledRows(rows, self.sequences.labels[keys[:, 1]])
 
-    def collate(self, rows: Int64[np.ndarray, "b l_plus_2"]) -> TokenBatch:
+    def collate(self, rows: LabelledRows) -> TokenBatch:
         """Tokens, weights and labels."""
-        table = torch.from_numpy(np.asarray(rows))
-        return TokenBatch(table[:, :-1], torch.ones(len(table), 1), table[:, -1])
+        tokens, labels = map(torch.from_numpy, rows)
+        return TokenBatch(tokens, torch.ones(len(tokens), 1), labels)
 
     def locate(self, keys: Keys) -> list[str]:
         """The number of each sequence and its strand."""
@@ -158,9 +232,22 @@ class LabelledWindows:
 
     def describe(self) -> dict[str, Any]:
         """How many there are, of each class, and how many are cut."""
-        counts = np.bincount(self.sequences.labels).tolist()
-        cut = int((self.sequences.lengths > self.length).sum())
-        return {"sequences": len(self), "of_each_class": counts, "cut": cut}
+        labels, room = self.sequences.labels, self.length - frame_length(self.tokenizer)
+        cut = int((self.sequences.lengths > room).sum())
+        if labels.dtype.kind == "f":
+            return {"sequences": len(self), "cut": cut}
+        return {"sequences": len(self), "of_each_class": np.bincount(labels).tolist(), "cut": cut}
+
+    def _fitted(self, ids: np.ndarray) -> np.ndarray:
+        """A row without its padding."""
+        frame = frame_of(self.tokenizer)
+        if frame is None:
+            return ids[: self.length]
+        texts = texts_of(ids, self.tokenizer)
+        kept = longest_first([*map(len, texts)], self.length - 1 - len(texts))
+        end = [frame.eos_id]
+        pieces = [piece for text, n in zip(texts, kept, strict=True) for piece in (text[:n], end)]
+        return np.concatenate([[frame.bos_id], *pieces])
 
     def _is_minus(self, keys: Keys) -> Bool[np.ndarray, "b"]:
         if self.strand != "random":

@@ -3,8 +3,8 @@ held to its checksum.
 
 The first line names the format and the SHA-256 of everything behind it, which is what
 `numpy.savez` writes: for each split the ids, starts, labels and, if known, regions of its
-sequences, and a text in JSON with the name, the classes, where the data came from, and the
-*stamp*: what tells that state of the source from others.
+sequences, and a text in JSON with the name, the classes, the scores, where the data came from, the
+tokenizer's fingerprint, and the *stamp*: what tells that state of the source from others.
 """
 
 import hashlib
@@ -22,6 +22,8 @@ from genodiff.data.datamodule import Tokenizer
 from genodiff.data.intervals import SPLITS, Split
 from genodiff.data.labelled import ClassificationTask, LabelledSequences
 from genodiff.data.regions import Region
+from genodiff.data.text_tokenizers import TextTokenizer, fingerprint
+from genodiff.data.tokenizer import DnaTokenizer
 from genodiff.errors import UserError
 from genodiff.files import atomic_path
 
@@ -74,6 +76,9 @@ def write_task(path: Path, task: ClassificationTask, stamp: Mapping[str, Any]) -
     about = {
         "name": task.name,
         "classes": task.classes,
+        "metrics": task.metrics,
+        "test_parts": task.test_parts,
+        "tokenizer": _kind(task.tokenizer),
         "source": dict(task.source),
         "stamp": dict(stamp),
     }
@@ -94,7 +99,8 @@ def write_task(path: Path, task: ClassificationTask, stamp: Mapping[str, Any]) -
 def read_task(path: Path, tokenizer: Tokenizer) -> tuple[ClassificationTask, dict[str, Any]]:
     """The task and the stamp of its source. `tokenizer` is that of the ids.
 
-    Raises UserError for a file that cannot be read, is none of these, or is damaged.
+    Raises UserError for a file that cannot be read, is none of these, is damaged, or has the ids
+    of another tokenizer.
     """
     try:
         with path.open("rb") as file:
@@ -113,6 +119,11 @@ def read_task(path: Path, tokenizer: Tokenizer) -> tuple[ClassificationTask, dic
             f"{path} cannot be read ({error.strerror}); check its permissions."
         ) from error
     about = json.loads(str(arrays["about"]))
+    if about.get("tokenizer", DnaTokenizer.__name__) != _kind(tokenizer):
+        raise UserError(
+            f"{path} has the ids of another tokenizer than {type(tokenizer).__name__}, as it is "
+            "here; read the data from their source."
+        )
     sequences = {split: _sequences(split, arrays) for split in SPLITS}
     train, test = sequences["train"], sequences["test"]
     assert train is not None and test is not None  # as `write_task` left them
@@ -124,8 +135,16 @@ def read_task(path: Path, tokenizer: Tokenizer) -> tuple[ClassificationTask, dic
         sequences["valid"],
         tokenizer,
         {**about["source"], "sha256": digest},
+        tuple(about.get("metrics", ("accuracy",))),
+        tuple((name, size) for name, size in about.get("test_parts", ())),
     )
     return task, about["stamp"]
+
+
+def _kind(tokenizer: Tokenizer) -> str:
+    """What the ids mean: of text, by fingerprint."""
+    is_text = isinstance(tokenizer, TextTokenizer)
+    return fingerprint(tokenizer) if is_text else type(tokenizer).__name__
 
 
 def _arrays(split: Split, sequences: LabelledSequences) -> dict[str, np.ndarray]:

@@ -7,7 +7,8 @@ words of the one that has fewer in common. A substitution costs at most 16 words
 by up to half of their words always. By chance they share next to none, as there are 2 * 10^9 words
 of DNA: shorter words would be met by chance in sets of 10^8 bases, longer ones would lose short
 copies with changes. A sequence of fewer than K distinct words (of fewer than 31 tokens, or a
-microsatellite) has too few for a share to mean much; it is compared as a whole only.
+microsatellite) has too few for a share to mean much; it is compared as a whole only. Of text in
+sub-words K is 8, a phrase of some 30 letters, so that sentences of 15 tokens are compared.
 
 Hardly any pair is looked at. Of h words that A must share with B, any choice of all but h - 1 of
 A's words meets one: the rarest are chosen (the prefix filter: Chaudhuri et al. 2006, "A primitive
@@ -31,6 +32,8 @@ from genodiff.data.randomness import hash_counters, integers_below
 
 _DOUBLINGS = 4
 K = 2**_DOUBLINGS
+_LETTERS = 1000
+"""A vocabulary of fewer tokens is of letters or bytes."""
 NEAR = 0.5
 
 _MET, _COMPARED = 2048, 128
@@ -48,6 +51,11 @@ class Matches(NamedTuple):
     nearest: Int64[np.ndarray, "n"]
     kind: Shaped[np.ndarray, "n"]
     shared: Float64[np.ndarray, "n"]
+
+
+def _doublings(tokenizer: Tokenizer) -> int:
+    """log2 of the tokens of a word."""
+    return _DOUBLINGS if tokenizer.vocab_size < _LETTERS else _DOUBLINGS - 1
 
 
 class _Pairs(NamedTuple):
@@ -212,7 +220,7 @@ def _index(sequences: Sequence[np.ndarray], tokenizer: Tokenizer, n_first: int |
         words.append(word[several])
         holders.append(holder[several])
     word, holder = np.concatenate(words), np.concatenate(holders)
-    enough = sizes[holder] >= K
+    enough = sizes[holder] >= 2 ** _doublings(tokenizer)
     number, holder = _numbered(word[enough]), holder[enough]
     n_words = int(number[-1]) + 1 if len(number) else 0
     of_first = np.bincount(number[holder < (n_first or 0)], minlength=n_words)
@@ -242,6 +250,7 @@ def _words(
     Of 10^8 words two different ones have the same hash with probability 3 * 10^-4.
     """
     complement = _complement(tokenizer)
+    k = 2 ** _doublings(tokenizer)
     token_hash = hash_counters(np.arange(tokenizer.vocab_size))
     is_letter = np.zeros(tokenizer.vocab_size, bool)
     is_letter[list(tokenizer.data_ids)] = True
@@ -252,7 +261,7 @@ def _words(
         owner = np.repeat(np.arange(low, high, dtype=np.int32), np.diff(ends[low : high + 1]))
         word = token_hash[ids]
         other = None if complement is None else token_hash[complement[ids]]
-        for doubling in range(_DOUBLINGS):  # a word is hashed from its two halves
+        for doubling in range(_doublings(tokenizer)):  # a word is hashed from its two halves
             half = 2**doubling
             word = hash_counters(word[:-half], word[half:])
             if other is not None:
@@ -260,7 +269,9 @@ def _words(
         if other is not None:
             word = np.minimum(word, other)
         strange = np.cumsum(np.concatenate([[0], ~is_letter[ids]]))
-        whole = (strange[K:] == strange[:-K]) & (owner[K - 1 :] == owner[: len(owner) - K + 1])
+        whole = (strange[k:] == strange[:-k]) & (
+            owner[k - 1 :] == owner[: max(len(owner) - k + 1, 0)]
+        )
         hashes.append(word[whole])
         owners.append(owner[: len(whole)][whole])
     return np.concatenate(hashes), np.concatenate(owners)

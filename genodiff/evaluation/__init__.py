@@ -10,6 +10,11 @@ from genodiff.evaluation.comparison import (
     compare_likelihoods,
     compare_with,
 )
+from genodiff.evaluation.conditional import (
+    ConditionalLikelihood,
+    Following,
+    conditional_likelihood,
+)
 from genodiff.evaluation.estimators import (
     AnyOrder,
     ByExactObjective,
@@ -32,10 +37,18 @@ from genodiff.evaluation.generation import (
     kmer_spectrum,
     noise_floor,
 )
-from genodiff.evaluation.label_baselines import Labelled, kmer_logistic, length_only, majority
+from genodiff.evaluation.label_baselines import (
+    Labelled,
+    kmer_logistic,
+    length_only,
+    majority,
+    word_logistic,
+)
 from genodiff.evaluation.likelihood import Likelihood, Settings, nelbo
 from genodiff.evaluation.markov import MarkovLikelihood, MarkovModel, fit_markov
+from genodiff.evaluation.metrics import METRICS, are_numbers, wilson_95
 from genodiff.evaluation.scores import (
+    Figure,
     PairedTest,
     Run,
     Spread,
@@ -44,11 +57,12 @@ from genodiff.evaluation.scores import (
     mcnemar,
     score_results,
     spread,
-    wilson_95,
 )
+from genodiff.evaluation.text_statistics import Measure, TextStatistics, text_statistics
 from genodiff.evaluation.uncertainty import bits, perplexity, ratio_standard_error
 
 __all__ = [
+    "METRICS",
     "AnyOrder",
     "Audit",
     "ByExactObjective",
@@ -56,14 +70,18 @@ __all__ = [
     "Chain",
     "Comparison",
     "CompleteChain",
+    "ConditionalLikelihood",
     "Difference",
     "Divergence",
     "Estimator",
+    "Figure",
+    "Following",
     "GcContent",
     "Labelled",
     "Likelihood",
     "MarkovLikelihood",
     "MarkovModel",
+    "Measure",
     "NoiseFloor",
     "PairedTest",
     "Predictions",
@@ -72,6 +90,8 @@ __all__ = [
     "Spectrum",
     "Spread",
     "Strands",
+    "TextStatistics",
+    "are_numbers",
     "audit_task",
     "bits",
     "both_strands",
@@ -79,6 +99,7 @@ __all__ = [
     "compare_likelihoods",
     "compare_scores",
     "compare_with",
+    "conditional_likelihood",
     "divergence",
     "estimator_for",
     "fit_markov",
@@ -99,5 +120,7 @@ __all__ = [
     "ratio_standard_error",
     "score_results",
     "spread",
+    "text_statistics",
     "wilson_95",
+    "word_logistic",
 ]

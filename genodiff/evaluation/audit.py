@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Shaped
 
 from genodiff.evaluation.label_baselines import Labelled
+from genodiff.evaluation.metrics import are_numbers
 
 HALF = 0.5
-_KINDS = ("exact", "reverse complement", "near")
+_OTHER_STRAND = "reverse complement"
+_KINDS = ("exact", _OTHER_STRAND, "near")
 
 
 @runtime_checkable
@@ -121,9 +123,12 @@ def audit_task(
     train_copies: Copies,
     intervals: SharedIntervals | None = None,
     length: int | None = None,
+    has_strands: bool = True,
 ) -> Audit:
     """Counts what `copies` (of test items in `train`), `train_copies` (of `train` in itself) and
-    `intervals` have found. `length`: tokens of a sequence that a network is given."""
+    `intervals` have found. `length`: tokens of a sequence that a network is given. `has_strands`:
+    whether a copy may be of the other strand, as of DNA and not of text."""
+    kinds = [kind for kind in _KINDS if has_strands or kind != _OTHER_STRAND]
     splits = {"train": train, "valid": valid, "test": test}
     unseen = copies.nearest < 0
     shared = None
@@ -145,8 +150,8 @@ def audit_task(
             for name, split in splits.items()
             if split is not None
         },
-        _by_kind(copies, test.labels, train.labels),
-        _by_kind(train_copies, train.labels, train.labels),
+        _by_kind(kinds, copies, test.labels, train.labels),
+        _by_kind(kinds, train_copies, train.labels, train.labels),
         shared,
         unseen,
     )
@@ -162,7 +167,8 @@ def leakage_lines(summary: Mapping[str, Any]) -> list[str]:
             median = f"{split['median']:g}"
             lengths = f"length {split['shortest']} to {split['longest']}, median {median}"
         cut = f"; {split['cut']:,} cut at {summary['length']}" if summary["length"] else ""
-        lines.append(f"{name}: {split['sequences']:,} sequences ({of_each}); {lengths}{cut}")
+        of_each = f" ({of_each})" if of_each else ""
+        lines.append(f"{name}: {split['sequences']:,} sequences{of_each}; {lengths}{cut}")
     n_test = summary["splits"]["test"]["sequences"]
     for what, copies in (
         ("test items with a copy in train", summary["test_copies_of_train"]),
@@ -188,7 +194,9 @@ def leakage_lines(summary: Mapping[str, Any]) -> list[str]:
 
 def _contents(split: Labelled, n_classes: int, length: int | None) -> SplitContents:
     lengths = np.diff(split.starts)
-    of_each = tuple(np.bincount(split.labels, minlength=n_classes).tolist())
+    of_each = ()
+    if not are_numbers(split.labels):
+        of_each = tuple(np.bincount(split.labels, minlength=n_classes).tolist())
     if not len(lengths):
         return SplitContents(0, of_each, None, None, None, 0)
     return SplitContents(
@@ -202,15 +210,18 @@ def _contents(split: Labelled, n_classes: int, length: int | None) -> SplitConte
 
 
 def _by_kind(
-    copies: Copies, labels: Int64[np.ndarray, "n"], train_labels: Int64[np.ndarray, "t"]
+    kinds: Sequence[str],
+    copies: Copies,
+    labels: Shaped[np.ndarray, "n"],
+    train_labels: Shaped[np.ndarray, "t"],
 ) -> dict[str, Count]:
     found = copies.nearest >= 0
     same = np.zeros(len(labels), bool)
     same[found] = labels[found] == train_labels[copies.nearest[found]]
-    kinds = {kind: copies.kind == kind for kind in _KINDS}
+    of_kinds = {kind: copies.kind == kind for kind in kinds}
     return {
         kind.replace(" ", "_"): _count(of_kind & same, of_kind & ~same)
-        for kind, of_kind in kinds.items()
+        for kind, of_kind in of_kinds.items()
     }
 
 

@@ -1,11 +1,11 @@
-"""What a classifier says of labelled sequences."""
+"""What a classifier, or a regression, says of labelled sequences."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64, Shaped
 from numpy import ndarray
 from torch import nn
 from torch.nn import functional as F
@@ -13,19 +13,26 @@ from torch.nn import functional as F
 from genodiff.batch import TokenBatch
 from genodiff.errors import UserError
 from genodiff.evaluation.borrowed import borrowed
+from genodiff.evaluation.metrics import are_numbers
 from genodiff.ranks import ALONE, Ranks
 
 
 class Predictions(NamedTuple):
-    """Logits of n sequences, and their labels."""
+    """Logits of n sequences, and their labels: classes. Or, where labels are numbers, one number
+    for each sequence in the place of logits."""
 
     logits: Float[ndarray, "n c"]
-    labels: Int64[ndarray, " n"]
+    labels: Int64[ndarray, " n"] | Float64[ndarray, " n"]
+
+    @property
+    def told(self) -> Shaped[ndarray, " n"]:
+        """The number, or the class with the highest logit; of equal ones the first."""
+        return self.logits[:, 0] if are_numbers(self.labels) else self.logits.argmax(-1)
 
     @property
     def is_right(self) -> Bool[ndarray, " n"]:
-        """Whether the highest logit is that of the label; of equal ones the first counts."""
-        return self.logits.argmax(-1) == self.labels
+        """Whether the class is that of the label."""
+        return self.told == self.labels
 
     @property
     def accuracy(self) -> float:
@@ -34,7 +41,9 @@ class Predictions(NamedTuple):
 
     @property
     def nats(self) -> Float[ndarray, " n"]:
-        """-log p of each label."""
+        """-log p of each label; of numbers the squared error."""
+        if are_numbers(self.labels):
+            return (self.told - self.labels) ** 2
         logits, labels = torch.from_numpy(self.logits), torch.from_numpy(self.labels)
         return F.cross_entropy(logits, labels, reduction="none").numpy()
 

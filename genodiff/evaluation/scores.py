@@ -1,14 +1,15 @@
-"""What accuracies of several runs say: their spread, intervals, and whether two models differ.
+"""What scores of several runs say: their spread, intervals, and whether two models differ.
 
-A *run* is one training of a classifier: which test items it got right. In the protocol `paper` the
-runs are of five seeds, which choose what trains and what validates, and all are tested on the same
-items; in `kfold` they are of the folds of one set, and each item is tested once.
+A *run* is one training of a classifier: what it told of each test item. A *figure* is a metric
+over all of them or a part. In the protocol `paper` the runs are of five seeds, which choose what
+trains and what validates, and all are tested on the same items; in `kfold` they are of the folds
+of one set, and each item is tested once.
 
 An interval over runs is of Student's t. Of `paper` it covers what another seed (split, order,
-initialisation) would change. It does not cover another test set: that is the Wilson interval of a
-single run, which is wider where the test set is small. Of `kfold`, runs share most of what they
-train with, so the variance is corrected by Nadeau & Bengio (2003, "Inference for the
-generalization error", section 3), 1 / J + n_test / n_train in place of 1 / J for J runs.
+initialisation) would change. It does not cover another test set: that is the interval of a single
+run over its items (`items_95`), which is wider where the test set is small. Of `kfold`, runs share
+most of what they train with, so the variance is corrected by Nadeau & Bengio (2003, "Inference for
+the generalization error", section 3), 1 / J + n_test / n_train in place of 1 / J for J runs.
 """
 
 import math
@@ -16,26 +17,56 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 
 from genodiff.errors import UserError
+from genodiff.evaluation.metrics import METRICS, are_numbers, items_95
 from genodiff.evaluation.uncertainty import student_975
 
 Protocol = Literal["paper", "kfold"]
 
 
+class Figure(NamedTuple):
+    """A metric, over all items or over those of a part; `name` tells it from others of a task."""
+
+    name: str
+    metric: str
+    where: Bool[np.ndarray, "items"] | None = None
+
+
+ACCURACY = Figure("accuracy", "accuracy")
+
+
 class Run(NamedTuple):
-    """One training: whether each of its test items, of these numbers, was told right."""
+    """One training: what was told of each of its test items, of these numbers, and their labels.
+    Both are classes, or numbers."""
 
     fold: int
     seed: int
     n_train: int
     items: Int64[np.ndarray, "n"]
-    correct: Bool[np.ndarray, "n"]
+    told: Shaped[np.ndarray, "n"]
+    labels: Shaped[np.ndarray, "n"]
+
+    def score(self, metric: str) -> float:
+        """Of all the run's items."""
+        return METRICS[metric](self.told, self.labels)
+
+    def among(self, where: Bool[np.ndarray, "items"] | None) -> "Run":
+        """The run on some of its items alone."""
+        if where is None:
+            return self
+        kept = where[self.items]
+        return self._replace(
+            items=self.items[kept], told=self.told[kept], labels=self.labels[kept]
+        )
 
     @property
-    def accuracy(self) -> float:
-        return float(self.correct.mean())
+    def misses(self) -> Float[np.ndarray, "n"]:
+        """How far off each item is: 0 or 1 of classes, of numbers the distance."""
+        if are_numbers(self.labels):
+            return np.abs(self.told - self.labels)
+        return (self.told != self.labels).astype(float)
 
 
 class Spread(NamedTuple):
@@ -50,9 +81,10 @@ class Spread(NamedTuple):
 class PairedTest(NamedTuple):
     """Model a against model b, on the same items after the same training data.
 
-    `difference` of mean accuracies, a - b, with its 95 % interval and p-value over runs (None for
+    `difference` of mean figures, a - b, with its 95 % interval and p-value over runs (None for
     a single run), as `test` names it; McNemar's exact test over the items of the first seed, of
-    which `only_a` were told right by a alone and `only_b` by b alone.
+    which `only_a` were told right by a alone and `only_b` by b alone. Of numbers, that is the sign
+    test: `only_a` were told nearer by a.
     """
 
     difference: float
@@ -83,20 +115,15 @@ def spread(values: Sequence[float], *, test_to_train: float = 0.0) -> Spread:
     return Spread(mean, sd, extent, (mean - half, mean + half))
 
 
-def wilson_95(correct: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share of n items (Wilson 1927): what another n items would change."""
-    z = student_975(10**9)
-    middle, width = correct + z**2 / 2, z * math.sqrt(correct * (n - correct) / n + z**2 / 4)
-    return max((middle - width) / (n + z**2), 0.0), min((middle + width) / (n + z**2), 1.0)
-
-
-def accuracy_row(correct: Bool[np.ndarray, "n"]) -> dict[str, Any]:
-    """Accuracy with its Wilson interval and the number of items, as results.json has them."""
-    n = len(correct)
+def score_row(
+    metric: str, told: Shaped[np.ndarray, "n"], labels: Shaped[np.ndarray, "n"]
+) -> dict[str, Any]:
+    """A metric with its interval over items and their number, as results.json has them."""
+    n = len(labels)
     return {
-        "accuracy": float(correct.mean()) if n else None,
+        metric: METRICS[metric](told, labels) if n else None,
         "n_test": n,
-        "confidence_95": list(wilson_95(int(correct.sum()), n)) if n else None,
+        "confidence_95": list(items_95(metric, told, labels)) if n else None,
     }
 
 
@@ -107,36 +134,41 @@ def score_results(
     runs: Sequence[Run],
     *,
     unseen: Bool[np.ndarray, "items"],
-    baselines: Mapping[str, Bool[np.ndarray, "items"] | None],
+    baselines: Mapping[str, Shaped[np.ndarray, "items"] | None],
     leakage: Mapping[str, Any],
+    figures: Sequence[Figure] = (ACCURACY,),
 ) -> dict[str, Any]:
     """The contents of results.json.
 
     Args:
         unseen: of each item that any run tests, whether it has no copy in training data;
             `deduplicated` is of these alone, or None where there is none.
-        baselines: by name, whether a baseline tells each item right; None where it does not apply.
+        baselines: by name, what a baseline tells of each item; None where it does not apply.
         leakage: `Audit.summary()`.
+        figures: the first is that of `mean` and the rest; `also` has the same of the others.
     """
-    kept = []
-    for run in runs:
-        is_kept = unseen[run.items]
-        kept.append(run._replace(items=run.items[is_kept], correct=run.correct[is_kept]))
-    tested = np.unique(np.concatenate([run.items for run in runs]))
+    parts = {
+        figure.name: {
+            "figure": figure.name,
+            "metric": figure.metric,
+            **_both(figure, protocol, runs, unseen, baselines),
+        }
+        for figure in figures
+    }
     return {
         "task": task,
         "model": model,
         "protocol": protocol,
-        **_summed(protocol, runs, tested, baselines),
-        "deduplicated": _summed(protocol, kept, tested[unseen[tested]], baselines)
-        if all(len(run.items) for run in kept)
-        else None,
+        **parts.pop(figures[0].name),
+        "also": parts,
         "leakage": dict(leakage),
     }
 
 
-def compare_scores(a: Sequence[Run], b: Sequence[Run], protocol: Protocol) -> PairedTest:
-    """Whether two models differ, by paired tests over runs and over items.
+def compare_scores(
+    a: Sequence[Run], b: Sequence[Run], protocol: Protocol, figure: Figure = ACCURACY
+) -> PairedTest:
+    """Whether two models differ in a figure, by paired tests over runs and over items.
 
     Over the seeds of `paper`, Student's paired t test; over the folds of `kfold`, the corrected
     resampled t test (Nadeau & Bengio 2003). Over the items of the first seed, those of all its
@@ -151,19 +183,21 @@ def compare_scores(a: Sequence[Run], b: Sequence[Run], protocol: Protocol) -> Pa
             f"runs of (fold, seed) {sorted(first)} and {sorted(second)} cannot be paired; run "
             "both models on the same folds and seeds."
         )
-    pairs = [(first[key], second[key]) for key in sorted(first)]
+    pairs = [
+        (first[key].among(figure.where), second[key].among(figure.where)) for key in sorted(first)
+    ]
     for one, other in pairs:
         if not np.array_equal(one.items, other.items):
             raise UserError(
                 f"fold {one.fold}, seed {one.seed}: the models were tested on different items; "
                 "use the same data for both."
             )
-    differences = [one.accuracy - other.accuracy for one, other in pairs]
+    differences = [one.score(figure.metric) - other.score(figure.metric) for one, other in pairs]
     ratio = _test_to_train(protocol, a)
     over_runs = spread(differences, test_to_train=ratio)
     of_seed = [pair for pair in pairs if pair[0].seed == pairs[0][0].seed]
-    only_a = sum(int((one.correct & ~other.correct).sum()) for one, other in of_seed)
-    only_b = sum(int((other.correct & ~one.correct).sum()) for one, other in of_seed)
+    only_a = sum(int((one.misses < other.misses).sum()) for one, other in of_seed)
+    only_b = sum(int((other.misses < one.misses).sum()) for one, other in of_seed)
     return PairedTest(
         over_runs.mean,
         over_runs.confidence_95,
@@ -206,24 +240,45 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _summed(
+def _both(
+    figure: Figure,
     protocol: Protocol,
     runs: Sequence[Run],
-    tested: Int64[np.ndarray, "n"],
-    baselines: Mapping[str, Bool[np.ndarray, "items"] | None],
+    unseen: Bool[np.ndarray, "items"],
+    baselines: Mapping[str, Shaped[np.ndarray, "items"] | None],
+) -> dict[str, Any]:
+    """A figure of all its items, and of the unseen ones among them."""
+    whole = [run.among(figure.where) for run in runs]
+    kept = [run.among(unseen) for run in whole]
+    return {
+        **_summed(figure.metric, protocol, whole, baselines),
+        "deduplicated": _summed(figure.metric, protocol, kept, baselines)
+        if all(len(run.items) for run in kept)
+        else None,
+    }
+
+
+def _summed(
+    metric: str,
+    protocol: Protocol,
+    runs: Sequence[Run],
+    baselines: Mapping[str, Shaped[np.ndarray, "items"] | None],
 ) -> dict[str, Any]:
     over_runs = spread(
-        [run.accuracy for run in runs], test_to_train=_test_to_train(protocol, runs)
+        [run.score(metric) for run in runs], test_to_train=_test_to_train(protocol, runs)
     )
+    items, first = np.unique(np.concatenate([run.items for run in runs]), return_index=True)
+    labels = np.concatenate([run.labels for run in runs])[first]
     return {
         "folds": [
-            {"fold": run.fold, "seed": run.seed, **accuracy_row(run.correct)} for run in runs
+            {"fold": run.fold, "seed": run.seed, **score_row(metric, run.told, run.labels)}
+            for run in runs
         ],
         **over_runs._asdict(),
         "confidence_95": over_runs.confidence_95 and list(over_runs.confidence_95),
         "baselines": {
-            name: None if correct is None else accuracy_row(correct[tested])
-            for name, correct in baselines.items()
+            name: None if told is None else score_row(metric, told[items], labels)
+            for name, told in baselines.items()
         },
     }
 

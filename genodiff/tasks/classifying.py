@@ -11,19 +11,27 @@ keys:
   head=NAME           pooled: a linear score of the network's hidden states, pooled over all but
                       padding by head.pooling=mean|max|first|last; or cnn: the convolutional
                       baseline of Genomic Benchmarks, which takes the place of the network too
-  data=NAME           labelled: data.train= data.test= data.valid= (CSV, TSV or FASTA, plain or
-                      gzip; columns sequence or seq, and label), or data.train=FOLDER with files
-                      of those names; genomic_benchmarks: data.name= data.root=
+  data=NAME           labelled: data.train= data.test= data.valid= (CSV, TSV, JSON lines, parquet
+                      or FASTA; columns sequence or seq, of text sentence or a pair such as
+                      sentence1 and sentence2, or data.columns=[A,B]; and label), or
+                      data.train=FOLDER with files of those names; genomic_benchmarks: data.name=
+                      data.root=; glue: data.name= data.root=
+  data.target=        of labelled data: classification, or regression of labels that are numbers
+  data.metrics=[..]   what scores them: accuracy, f1, matthews; of numbers pearson, spearman
+  data.tokenizer=     of text: bytes, a folder, or a name of the Hub (default: the checkpoint's;
+                      without one, DNA)
   strands=            auto, or how DNA is read: given; augment (either strand at random in
                       training); conjoin (so too, and the logits of both averaged in tests)
-  length=             tokens of a sequence: longer ones are cut on the right (default: the longest
-                      of the training sequences, or what the benchmark is published with)
+  length=             tokens of a sequence: longer ones are cut on the right, of texts the longest
+                      first (default: the longest of the training sequences, or what the benchmark
+                      is published with)
   pad=right|left      the side that is filled up; pool_padding=true counts padding in the pooling
                       and append_sep=true ends sequences with [SEP], both as published
   probe=true          train no network: a logistic regression on its pooled hidden states, the
                       penalty chosen by validation (needs genodiff[downstream]); or
   batch_size= epochs= or max_steps=
   optimizer.lr=       and others of optimizer and trainer, as in train
+  experiment=glue     GLUE's defaults: batch_size=16 epochs=3 optimizer.lr=2e-5 length=128
 """
 
 import json
@@ -47,20 +55,23 @@ from genodiff.data import (
     SequenceData,
 )
 from genodiff.data.folds import paper_split
+from genodiff.data.labelled import frame_length
 from genodiff.errors import UserError
-from genodiff.evaluation import Predictions, predict
+from genodiff.evaluation import METRICS, Figure, Predictions, predict
 from genodiff.evaluation.probe import Features, linear_probe
 from genodiff.files import atomic_path, write_text
 from genodiff.ranks import Ranks, is_first
-from genodiff.tasks.build import Node, build, with_absolute_paths
+from genodiff.tasks.build import Node, build, build_data, told_by, with_absolute_paths
 from genodiff.tasks.launch import user_overrides
-from genodiff.tasks.model import load_model
+from genodiff.tasks.model import description_of, load_model, require_tokens
 from genodiff.tasks.train import TRAINED, outside_troubles
 from genodiff.training import (
     Classification,
     GenerativeModule,
     Plan,
+    Regression,
     Score,
+    Standardised,
     compile_blocks,
     fit,
     newest_checkpoint,
@@ -166,13 +177,13 @@ class Parts:
         context = {
             "network": network,
             "vocab_size": task.tokenizer.vocab_size,
-            "n_classes": len(task.classes),
+            "n_classes": len(task.classes) or 1,
             "length": self.length + config["append_sep"],
             "pad_id": None if config["pool_padding"] else task.tokenizer.pad_id,
         }
         model: nn.Module = build(config["head"], where="head", **context)
         if config["probe"]:
-            _refuse_training(network)
+            _refuse_training(network, task)
         limit = None if network is None else network.max_length
         if limit is not None and self.length > limit:
             raise UserError(
@@ -196,9 +207,13 @@ class Parts:
             {**config["trainer"], "max_steps": steps, "validate_every": min(epoch, steps)},
             where="trainer",
         )
+        objective = Classification()
+        if not task.classes:
+            mean, unit = float(split.train.labels.mean()), float(split.train.labels.std()) or 1.0
+            model, objective = Standardised(model, mean, unit), Regression(unit)
         self.module = GenerativeModule(
             model,
-            Classification(),
+            objective,
             optimizer=build(config["optimizer"], where="optimizer"),
             max_steps=steps,
             micro_batch=self.plan.micro_batch,
@@ -235,10 +250,11 @@ class Parts:
         ]
 
     def score(self, model: nn.Module, ranks: Ranks) -> Score:
-        """Of the validation part."""
+        """Of the validation part: of classes the accuracy counts, of numbers the squared error."""
         found = predict(model, self.readings(self.split.valid), ranks=ranks)
         error = found.nats.std() / len(found.nats) ** 0.5
-        return Score(float(found.nats.mean()), float(error), found.accuracy)
+        accuracy = found.accuracy if self.task.classes else None
+        return Score(float(found.nats.mean()), float(error), accuracy)
 
     def probed(self, device: torch.device) -> Found:
         """By a logistic regression on the features, the network as it is."""
@@ -260,6 +276,8 @@ class Parts:
         classes = self.task.classes
 
         def counted(sequences: LabelledSequences) -> dict[str, Any]:
+            if not classes:
+                return {"sequences": len(sequences), "mean_label": float(sequences.labels.mean())}
             counts = np.bincount(sequences.labels, minlength=len(classes)).tolist()
             by_class = dict(zip(classes, counts, strict=True))
             return {"sequences": len(sequences), "of_each_class": by_class}
@@ -281,14 +299,46 @@ class Parts:
         )
 
 
-def _refuse_training(network: Backbone | None) -> None:
-    """Raises UserError if a probe is asked for of what has no features, or words for training."""
+def _refuse_training(network: Backbone | None, task: ClassificationTask) -> None:
+    """Raises UserError if a probe is asked for of what has no features, or of numbers, or with
+    words for training."""
     if network is None:
         raise UserError("probe=true is of a network's features, which this head= lacks.")
+    if not task.classes:
+        raise UserError("probe=true tells classes, and these labels are numbers; leave it out.")
     idle = ("epochs", "max_steps", "optimizer", "trainer")
     for word in user_overrides():
         if word.split("=")[0].split(".")[0] in idle:
             raise UserError(f"{word} does nothing with probe=true, which trains no network.")
+
+
+def task_of(config: Mapping[str, Any]) -> ClassificationTask:
+    """What `data` and `checkpoint` describe: in the checkpoint's own tokens, unless the data say
+    which. Raises UserError for data of another kind."""
+    named, tokenizer = config["data"].get("tokenizer"), None
+    if named is not None and not isinstance(named, str):
+        raise UserError(f"data.tokenizer={named} is no name; give bytes, a folder or a Hub name.")
+    if config["checkpoint"] is not None:
+        description = description_of(Path(config["checkpoint"]))
+        tokenizer = build(description["tokenizer"], where="tokenizer")
+    return build_data(config["data"], ClassificationTask, tokenizer=tokenizer)
+
+
+def figures_of(task: ClassificationTask) -> list[Figure]:
+    """What a task is scored by, the most important first."""
+    begins = np.cumsum([0, *(size for _, size in task.test_parts)])
+    items = np.arange(len(task.test))
+    parts = [
+        (name, (begin <= items) & (items < begin + size))
+        for (name, size), begin in zip(task.test_parts, begins[:-1], strict=True)
+    ]
+    if not parts:
+        return [Figure(metric, metric) for metric in task.metrics]
+    return [
+        Figure(part if len(task.metrics) == 1 else f"{part} {metric}", metric, where)
+        for metric in task.metrics
+        for part, where in parts
+    ]
 
 
 def network_of(config: Mapping[str, Any], task: ClassificationTask) -> Backbone | None:
@@ -309,20 +359,9 @@ def network_of(config: Mapping[str, Any], task: ClassificationTask) -> Backbone 
         )
     tokenizer = task.tokenizer
     if checkpoint is None:
-        return build(
-            backbone,
-            where="backbone",
-            vocab_size=tokenizer.vocab_size,
-            mask_id=tokenizer.mask_id,
-            data_ids=tokenizer.data_ids,
-            complement=getattr(tokenizer, "complement", None),
-        )
+        return build(backbone, where="backbone", **told_by(tokenizer))
     model = load_model(Path(checkpoint), torch.device("cpu"))
-    if type(model.tokenizer) is not type(tokenizer):
-        raise UserError(
-            f"checkpoint={checkpoint} reads tokens of {type(model.tokenizer).__name__}, and the "
-            f"data have those of {type(tokenizer).__name__}; give data of its own kind."
-        )
+    require_tokens(model, tokenizer, f"checkpoint={checkpoint}")
     return model.network
 
 
@@ -333,7 +372,7 @@ def length_of(asked: int | None, task: ClassificationTask) -> int:
     benchmark = GENOMIC_BENCHMARKS.get(task.name)
     if benchmark is not None and benchmark.max_length is not None:
         return benchmark.max_length
-    return int(task.train.lengths.max())
+    return int(task.train.lengths.max()) + frame_length(task.tokenizer)
 
 
 def strands_of(
@@ -356,6 +395,9 @@ def plain_config(asked: Mapping[str, Any]) -> dict[str, Any]:
     """A run's config of a task's arguments, its paths absolute."""
     config = {key: asked[key] for key in RUN_KEYS}
     config["data"] = with_absolute_paths(asked["data"])
+    tokenizer = config["data"].get("tokenizer")
+    if isinstance(tokenizer, str) and Path(tokenizer).is_dir():  # else it is a name
+        config["data"]["tokenizer"] = str(Path(tokenizer).absolute())
     if asked["checkpoint"] is not None:
         config["checkpoint"] = str(Path(asked["checkpoint"]).absolute())
     return config
@@ -385,12 +427,23 @@ def require_same(run: Path, config: Mapping[str, Any]) -> None:
 
 
 def _metrics(parts: Parts, found: Found) -> dict[str, Any]:
+    of_classes = bool(parts.task.classes)
+    metrics = {*parts.task.metrics, *(["accuracy"] if of_classes else [])}
+
+    def scores(of: Predictions, prefix: str = "") -> dict[str, float]:
+        return {f"{prefix}{name}": METRICS[name](of.told, of.labels) for name in sorted(metrics)}
+
     return {
         "task": parts.task.name,
-        "accuracy": found.test.accuracy,
-        "nats": float(found.test.nats.mean()),
+        **scores(found.test),
+        **{
+            name: METRICS[metric](found.test.told[where], found.test.labels[where])
+            for name, metric, where in figures_of(parts.task)
+            if where is not None
+        },
+        "nats" if of_classes else "squared_error": float(found.test.nats.mean()),
         "n_test": len(found.test.labels),
-        "valid_accuracy": found.valid.accuracy,
+        **scores(found.valid, "valid_"),
         "n_valid": len(found.valid.labels),
         **found.choice,
         "seed": parts.config["seed"],

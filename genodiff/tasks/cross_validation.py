@@ -18,6 +18,7 @@ from jaxtyping import Int64
 
 from genodiff.data import ClassificationTask, LabelledSequences
 from genodiff.data.folds import stratified_group_folds
+from genodiff.data.labelled import MetricName
 from genodiff.data.near_duplicates import clusters
 from genodiff.errors import UserError
 from genodiff.files import unclaimed
@@ -80,7 +81,7 @@ def folds_of(task: ClassificationTask, protocol: Protocol, count: int, seed: int
         return [Fold(i, i, held_out(task, i), items) for i in range(1, count + 1)]
     pool = task.train if task.valid is None else _joined(task.train, task.valid)
     groups = clusters(pool, task.tokenizer)
-    parts = stratified_group_folds(pool.labels, groups, count, seed)
+    parts = stratified_group_folds(_strata(pool), groups, count, seed)
     return [
         Fold(i, seed, Split(*(pool.take(which) for which in part)), part.test)
         for i, part in enumerate(parts, 1)
@@ -136,22 +137,29 @@ def do(runs: Sequence[Run], task: ClassificationTask, device: torch.device) -> b
     return True
 
 
-def chosen(runs: Sequence[Run], protocol: Protocol) -> list[Chosen]:
-    """Each fold's result, with the hyper-parameters that validation chose: for all folds alike by
-    the mean of their validation accuracies ("paper"), or inside each fold ("kfold")."""
+def chosen(
+    runs: Sequence[Run], protocol: Protocol, metric: MetricName = "accuracy"
+) -> list[Chosen]:
+    """Each fold's result, with the hyper-parameters that validation chose by `metric`: for all
+    folds alike by the mean of their validations ("paper"), or inside each fold ("kfold")."""
     done = [(run, read_run(run.folder)) for run in runs]
     by_fold = [
         list(group) for _, group in itertools.groupby(done, key=lambda pair: pair[0].fold.number)
     ]
-    accuracy = np.array(
-        [[tested.metrics["valid_accuracy"] for _, tested in row] for row in by_fold]
-    )
+    found = np.array([[tested.metrics[f"valid_{metric}"] for _, tested in row] for row in by_fold])
     if protocol == "paper":
-        best = np.full(len(by_fold), accuracy.mean(0).argmax())
+        best = np.full(len(by_fold), found.mean(0).argmax())
     else:
-        best = accuracy.argmax(1)
+        best = found.argmax(1)
     picked = [row[int(i)] for row, i in zip(by_fold, best, strict=True)]
     return [Chosen(run.fold, run.choice, tested) for run, tested in picked]
+
+
+def _strata(sequences: LabelledSequences) -> Int64[np.ndarray, "n"]:
+    """The classes; of numbers, which tenth each is in."""
+    if sequences.labels.dtype.kind != "f":
+        return sequences.labels
+    return np.digitize(sequences.labels, np.quantile(sequences.labels, np.arange(1, 10) / 10))
 
 
 def _joined(a: LabelledSequences, b: LabelledSequences) -> LabelledSequences:

@@ -6,12 +6,14 @@ example:
   genodiff crossvalidate checkpoint=runs/a data=genomic_benchmarks \\
       data.name=human_nontata_promoters data.root=benchmarks out=scores/nontata_mdlm \\
       against=[scores/nontata_scratch]
+  genodiff crossvalidate --multirun checkpoint=runs/bert experiment=glue data.root=glue \\
+      data.name=cola,sst2,mrpc,qqp,stsb,mnli,qnli,rte 'out=scores/${data.name}'
 
 keys:
   out=DIR             folder: a run as of finetune for each fold; at the end results.json,
                       results.md, results.svg (with genodiff[report]) and items.npz (what was told
-                      right). The same command goes on where it was stopped; started several times
-                      at once, on several devices or as a SLURM array, it shares the folds
+                      of each). The same command goes on where it was stopped; started several
+                      times at once, on several devices or as a SLURM array, it shares the folds
   protocol=paper      the task's test set, and 90/10 splits of its training set by the seeds 1 to
                       folds= (Caduceus, MDLM); or kfold: of all but the test set, near copies kept
                       together
@@ -20,27 +22,30 @@ keys:
                       for all folds alike (paper) or inside each (kfold)
   name=TEXT           what tables call the model (default: the checkpoint's, or the network's)
   against=[DIR,..]    other cross-validations: rows of the table, and paired tests on the same task
-  kmer_baseline=false leave k-mer logistic regression out (it needs genodiff[downstream])
+  kmer_baseline=false leave logistic regression on k-mers, or of text on its words, out (it needs
+                      genodiff[downstream])
 {classifying}
   seed= device=auto|cpu|cuda overwrite=true
 """
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Shaped
 
 from genodiff import __version__
-from genodiff.data import ClassificationTask, DnaTokenizer
+from genodiff.data import ClassificationTask
 from genodiff.data.interval_matches import interval_matches
+from genodiff.data.labelled import frame_length, texts_of
 from genodiff.data.near_duplicates import matches, matches_within
 from genodiff.errors import UserError
 from genodiff.evaluation import (
     Audit,
+    Figure,
     Run,
     audit_task,
     compare_scores,
@@ -49,11 +54,20 @@ from genodiff.evaluation import (
     length_only,
     majority,
     score_results,
+    word_logistic,
 )
 from genodiff.evaluation.score_table import score_page, score_picture
+from genodiff.evaluation.scores import ACCURACY
 from genodiff.files import atomic_path, claim_folder, write_text
-from genodiff.tasks.build import Node, build_data, select_device
-from genodiff.tasks.classifying import Parts, StrandUse, length_of, plain_config
+from genodiff.tasks.build import Node, select_device
+from genodiff.tasks.classifying import (
+    Parts,
+    StrandUse,
+    figures_of,
+    length_of,
+    plain_config,
+    task_of,
+)
 from genodiff.tasks.cross_validation import (
     Chosen,
     Fold,
@@ -100,9 +114,12 @@ def main(
     asked: dict[str, Any] = dict(locals())
     folder = Path(out)
     others = [read(Path(other)) for other in against]
-    task = build_data(data, ClassificationTask)
+    config = plain_config(asked)
+    task = task_of(config)
+    # The parts are of the test set, which folds do not test with.
+    figures = figures_of(task if protocol == "paper" else task._replace(test_parts=()))
     parts = folds_of(task, protocol, folds, seed)
-    runs = runs_of(folder, parts, plain_config(asked), grid or {})
+    runs = runs_of(folder, parts, config, grid or {})
     chosen_device = select_device(device)
     # What cannot be is found before anything is written.
     Parts(runs[0].config, task, runs[0].fold.split).fit_to(chosen_device)
@@ -110,7 +127,7 @@ def main(
     if not do(runs, task, chosen_device):
         log.info("stopped; the same command goes on with it.")
         return 130
-    picked = chosen(runs, protocol)
+    picked = chosen(runs, protocol, task.metrics[0])
     facts = _facts(task, parts, protocol, length_of(length, task), kmer_baseline)
     model = name or (Path(checkpoint).name if checkpoint else _called(head, backbone))
     mine = Scores(
@@ -123,6 +140,7 @@ def main(
                 unseen=facts.unseen,
                 baselines=facts.baselines,
                 leakage=facts.audit.summary(),
+                figures=figures,
             ),
             "choices": [each.choice for each in picked],
             "command": command_line(),
@@ -130,7 +148,7 @@ def main(
         },
         [_run(each) for each in picked],
     )
-    tests = paired_tests(mine, others)
+    tests = paired_tests(mine, others, figures[0])
     _write(folder, mine, others, tests)
     for line in (*facts.audit.lines(), *tests):
         log.info("%s", line)
@@ -139,7 +157,7 @@ def main(
 
 
 class Scores(NamedTuple):
-    """A cross-validation that is done: its results.json, and what each run told right."""
+    """A cross-validation that is done: its results.json, and what each run told."""
 
     results: dict[str, Any]
     runs: list[Run]
@@ -150,7 +168,7 @@ class Facts(NamedTuple):
 
     audit: Audit
     unseen: Bool[np.ndarray, "n"]
-    baselines: dict[str, Bool[np.ndarray, "n"] | None]
+    baselines: dict[str, Shaped[np.ndarray, "n"] | None]
 
 
 def read(folder: Path) -> Scores:
@@ -164,7 +182,7 @@ def read(folder: Path) -> Scores:
                     row["seed"],
                     int(arrays[f"n_train_{row['fold']}"]),
                     arrays[f"items_{row['fold']}"],
-                    arrays[f"correct_{row['fold']}"],
+                    *_told(arrays, row["fold"]),
                 )
                 for row in found["folds"]
             ]
@@ -176,14 +194,24 @@ def read(folder: Path) -> Scores:
     return Scores(found, runs)
 
 
-def paired_tests(mine: Scores, others: Sequence[Scores]) -> list[str]:
-    """A line for each other model on the same task and protocol."""
+def _told(arrays: Mapping[str, np.ndarray], fold: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a run told, and the labels; older folders keep only what it told right."""
+    if f"told_{fold}" in arrays:
+        return arrays[f"told_{fold}"], arrays[f"labels_{fold}"]
+    correct = arrays[f"correct_{fold}"]
+    return correct, np.ones_like(correct)
+
+
+def paired_tests(mine: Scores, others: Sequence[Scores], figure: Figure = ACCURACY) -> list[str]:
+    """A line for each other model on the same task and protocol: the difference in `figure`."""
+    protocol = mine.results["protocol"]
     same = [
         other
         for other in others
         if all(other.results[key] == mine.results[key] for key in ("task", "protocol"))
+        and other.results.get("figure", ACCURACY.name) == figure.name
     ]
-    found = [compare_scores(mine.runs, other.runs, mine.results["protocol"]) for other in same]
+    found = [compare_scores(mine.runs, other.runs, protocol, figure) for other in same]
     over_runs = holm([test.p_runs for test in found if test.p_runs is not None])
     adjusted = iter(over_runs)
     lines = []
@@ -203,14 +231,14 @@ def paired_tests(mine: Scores, others: Sequence[Scores]) -> list[str]:
 
 def headline(found: Mapping[str, Any]) -> str:
     """What a person reads first."""
-    text = f"{found['task']}, {found['model']}: accuracy {found['mean']:.4f}"
+    text = f"{found['task']}, {found['model']}: {found['figure']} {found['mean']:.4f}"
     if found["confidence_95"] is not None:
         low, high = found["confidence_95"]
         text += f" (95 % {low:.4f} to {high:.4f} over {len(found['folds'])} runs)"
     if found["deduplicated"] is not None:
         text += f", {found['deduplicated']['mean']:.4f} on test items without a copy in training"
     baselines = [
-        f"{name} {row['accuracy']:.4f}"
+        f"{name} {row[found['metric']]:.4f}"
         for name, row in found["baselines"].items()
         if row is not None
     ]
@@ -229,8 +257,10 @@ def _begin(folder: Path, *, overwrite: bool) -> None:
 
 
 def _facts(
-    task: ClassificationTask, folds: Sequence[Fold], protocol: Protocol, length: int, kmers: bool
+    task: ClassificationTask, folds: Sequence[Fold], protocol: Protocol, length: int, words: bool
 ) -> Facts:
+    length -= frame_length(task.tokenizer)
+    is_dna = hasattr(task.tokenizer, "complement")
     audited = audit_task(
         task.train,
         task.test,
@@ -240,36 +270,38 @@ def _facts(
         train_copies=matches_within(task.train, task.tokenizer),
         intervals=interval_matches(task.train, task.test),
         length=length,
+        has_strands=is_dna,
     )
     n = 1 + max(int(fold.items.max()) for fold in folds)
     # Folds keep near copies together: what one tests, it has not trained with.
     unseen = audited.unseen if protocol == "paper" else np.ones(n, bool)
-    is_dna = isinstance(task.tokenizer, DnaTokenizer)
-    right: dict[str, Bool[np.ndarray, n] | None] = {
-        "majority": np.zeros(n, bool),
-        "length_only": np.zeros(n, bool),
-        "kmer_logistic": np.zeros(n, bool) if is_dna and kmers else None,
-    }
+    of_classes = bool(task.classes)
+    by_words = f"{'kmer' if is_dna else 'word'}_{'logistic' if of_classes else 'ridge'}"
+    told: dict[str, Shaped[np.ndarray, n]] = {}
     for fold in folds if protocol == "kfold" else folds[:1]:  # the test set is one and the same
         train, valid, test = fold.split
-        told = {
-            "majority": majority(train, test),
+        found = {
+            "majority" if of_classes else "mean": majority(train, test),
             "length_only": length_only(train, test, length=length),
         }
-        if right["kmer_logistic"] is not None:
+        if words and is_dna:
             bases = task.tokenizer.data_ids[:4]
-            told["kmer_logistic"] = kmer_logistic(train, valid, test, data_ids=bases)
-        for name, classes in told.items():
-            correct = right[name]
-            assert correct is not None
-            correct[fold.items] = classes == test.labels
-    return Facts(audited, unseen, right)
+            found[by_words] = kmer_logistic(train, valid, test, data_ids=bases)
+        elif words:
+            found[by_words] = word_logistic(train, valid, test, texts=_texts(task))
+        for name, labels in found.items():
+            told.setdefault(name, np.zeros(n, labels.dtype))[fold.items] = labels
+    return Facts(audited, unseen, {"kmer_logistic": None, **told})
+
+
+def _texts(task: ClassificationTask) -> Callable[[np.ndarray], list[str]]:
+    """The texts of a row of ids."""
+    return lambda ids: [*map(task.tokenizer.decode, texts_of(ids, task.tokenizer))]
 
 
 def _run(each: Chosen) -> Run:
-    fold = each.fold
-    correct = each.tested.predictions.is_right
-    return Run(fold.number, fold.seed, len(fold.split.train), fold.items, correct)
+    fold, told = each.fold, each.tested.predictions
+    return Run(fold.number, fold.seed, len(fold.split.train), fold.items, told.told, told.labels)
 
 
 def _called(head: Node, backbone: Node) -> str:
@@ -282,7 +314,7 @@ def _write(folder: Path, mine: Scores, others: Sequence[Scores], tests: Sequence
     arrays: dict[str, Any] = {}
     for run in mine.runs:
         arrays[f"items_{run.fold}"] = run.items
-        arrays[f"correct_{run.fold}"] = run.correct
+        arrays[f"told_{run.fold}"], arrays[f"labels_{run.fold}"] = run.told, run.labels
         arrays[f"n_train_{run.fold}"] = np.array(run.n_train)
     with atomic_path(folder / "items.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)

@@ -8,7 +8,7 @@ example:
 
 keys:
   out=RUN             folder for config.yaml, manifest.json, metrics.csv, checkpoints and, at the
-                      end, metrics.json (test accuracy) and predictions.npz (logits, labels)
+                      end, metrics.json (test scores) and predictions.npz (logits, labels)
   resume=RUN          go on with an interrupted run: its own config, nothing else to give
   split_seed=         of the 10 % of the training sequences that choose the weights (1), where the
                       data have no validation split of their own
@@ -23,12 +23,18 @@ from typing import Any, Literal
 
 import yaml
 
-from genodiff.data import ClassificationTask
 from genodiff.errors import UserError
 from genodiff.files import claim_folder, write_text
 from genodiff.ranks import is_first
-from genodiff.tasks.build import Node, build_data, select_device
-from genodiff.tasks.classifying import Parts, StrandUse, held_out, plain_config, run_classifier
+from genodiff.tasks.build import Node, select_device
+from genodiff.tasks.classifying import (
+    Parts,
+    StrandUse,
+    held_out,
+    plain_config,
+    run_classifier,
+    task_of,
+)
 from genodiff.tasks.launch import launch, user_overrides
 from genodiff.tasks.provenance import provenance
 
@@ -71,7 +77,7 @@ def main(
     else:
         run = Path(out)
         config = {**plain_config(asked), "split_seed": split_seed}
-    task = build_data(config["data"], ClassificationTask)
+    task = task_of(config)
     chosen = select_device(device)
     parts = Parts(config, task, held_out(task, config["split_seed"]))
     parts.fit_to(chosen)
@@ -87,10 +93,11 @@ def main(
         log.info("stopped; go on with: genodiff finetune resume=%s", run)
         return 130
     if is_first():
+        metric, found = task.metrics[0], tested.metrics
         log.info(
-            "%s: test accuracy %.4f of %d sequences; validation %.4f of %d, which chose.",
-            task.name,
-            *(tested.metrics[key] for key in ("accuracy", "n_test", "valid_accuracy", "n_valid")),
+            "%s: test %s %.4f of %d sequences; validation %.4f of %d, which chose.",
+            *(task.name, metric, found[metric], found["n_test"]),
+            *(found[f"valid_{metric}"], found["n_valid"]),
         )
     return 0
 

@@ -2,7 +2,7 @@
 
 from genodiff.training.callbacks import Score
 from genodiff.training.checkpoints import Resumable, newest_checkpoint, read_checkpoint
-from genodiff.training.classification import Classification
+from genodiff.training.classification import Classification, Regression, Standardised
 from genodiff.training.compiling import compile_blocks
 from genodiff.training.ema import ExponentialMovingAverage
 from genodiff.training.fit import Fitted, Plan, fit
@@ -20,8 +20,10 @@ __all__ = [
     "GenerativeModule",
     "Plan",
     "Processes",
+    "Regression",
     "Resumable",
     "Score",
+    "Standardised",
     "cluster",
     "compile_blocks",
     "fit",

@@ -239,8 +239,8 @@ WRONG_PATHS: dict[str, tuple[Prepare, str]] = {
         "has no file for test, such as test.csv or test.csv.gz; give data.test=FILE",
     ),
     "suffix": (
-        lambda at: (write(at / "a.parquet", ""), at),
-        r"the suffix '.parquet' names no format; use one of .csv, .tsv, .txt, .fa,",
+        lambda at: (write(at / "a.xlsx", ""), at),
+        r"the suffix '.xlsx' names no format; use one of .csv, .tsv, .txt, .jsonl, .parquet, .fa,",
     ),
 }
 

@@ -6,7 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from genodiff.data import ByteTokenizer, DnaTokenizer
+from genodiff.data import ByteTokenizer, DnaTokenizer, TokenIds
 from genodiff.data.labelled import LabelledSequences
 from genodiff.data.near_duplicates import K, clusters, matches, matches_within
 
@@ -166,3 +166,22 @@ def test_a_family_beyond_what_is_compared_is_still_one_cluster() -> None:
     assert found.tolist() == [0] * 250 + [*range(1, 101)]
     test = labelled([reverse(substituted(source, 5, 100, 200)), *random_dna(random, 250)])
     assert matches(labelled(sequences + others), test, DNA).kind.tolist() == ["near", ""]
+
+
+def test_words_of_sub_words_are_half_as_long() -> None:
+    """Sentences of 20 tokens of a large vocabulary, one of them with another end."""
+    random = np.random.default_rng(5)
+    tokens = TokenIds(30_000, 29_999)
+    one, other = (random.integers(0, 29_000, 20) for _ in range(2))
+    changed = one.copy()
+    changed[17] = 7  # 10 of 13 words of 8 tokens stay; of 16 it has 5
+    found = matches(labelled([one, other]), labelled([changed, random.integers(0, 9, 5)]), tokens)
+    assert found.kind.tolist() == ["near", ""] and found.nearest.tolist() == [0, -1]
+    assert found.shared[0] == 10 / 13
+
+
+def test_fewer_tokens_than_a_word_are_compared_as_a_whole() -> None:
+    one, other = np.arange(9), np.arange(3)
+    found = matches(labelled([one]), labelled([one, other]), ByteTokenizer())
+    assert found.kind.tolist() == ["exact", ""]
+    assert clusters(labelled([one, other, one]), ByteTokenizer()).tolist() == [0, 1, 0]

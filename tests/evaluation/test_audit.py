@@ -5,7 +5,14 @@ import json
 import numpy as np
 import pytest
 
-from genodiff.data import DnaTokenizer, Region, interval_matches, matches, matches_within
+from genodiff.data import (
+    ByteTokenizer,
+    DnaTokenizer,
+    Region,
+    interval_matches,
+    matches,
+    matches_within,
+)
 from genodiff.data.labelled import LabelledSequences
 from genodiff.evaluation.audit import Audit, Count, audit_task
 
@@ -122,3 +129,22 @@ def test_an_empty_split_is_said_to_be_empty(empty: str) -> None:
         train_copies=matches_within(some, DNA),
     )
     assert f"{empty}: 0 sequences (one 0); no lengths" in found.lines()
+
+
+def test_text_has_no_other_strand_and_numbers_have_no_classes() -> None:
+    some = LabelledSequences.of([np.arange(9), np.arange(5)], [0.5, 2.5])
+    tokens = ByteTokenizer()
+    found = audit_task(
+        *(some, some),
+        classes=(),
+        copies=matches(some, some, tokens),
+        train_copies=matches_within(some, tokens),
+        has_strands=False,
+    )
+    assert found.test_copies == {"exact": Count(2, 2, 0), "near": Count(0, 0, 0)}
+    assert found.lines()[:2] == [
+        "train: 2 sequences; length 5 to 9, median 7",
+        "test: 2 sequences; length 5 to 9, median 7",
+    ]
+    assert "test items with a copy in train: exact 2; near 0" in found.lines()
+    assert json.loads(json.dumps(found.summary())) == found.summary()

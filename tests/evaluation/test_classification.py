@@ -71,3 +71,9 @@ def test_what_cannot_be_classified_is_refused() -> None:
         predict(TABLE, [[]])
     with pytest.raises(UserError, match="not finite"):
         predict(Table([[0.0, float("nan")]]), [batches([0], [0], 1)])
+
+
+def test_of_numbers_one_output_is_the_number() -> None:
+    found = Predictions(np.array([[0.5], [2.0], [-1.0]]), np.array([1.0, 2.0, 1.0]))
+    assert found.told.tolist() == [0.5, 2.0, -1.0]
+    assert found.nats.tolist() == [0.25, 0.0, 4.0]

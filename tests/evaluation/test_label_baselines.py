@@ -13,8 +13,9 @@ from genodiff.evaluation.label_baselines import (
     length_only,
     majority,
     word_frequencies,
+    word_logistic,
 )
-from genodiff.evaluation.scores import wilson_95
+from genodiff.evaluation.metrics import wilson_95
 
 ACGT = (7, 8, 9, 10)
 
@@ -105,6 +106,60 @@ def test_a_planted_composition_is_found_and_shuffled_labels_give_chance() -> Non
     assert low < 0.5 < high  # false alarm for 5 % of seeds
 
 
+def test_numbers_have_a_mean_and_one_for_each_length() -> None:
+    train = of_lengths([10, 10, 20], [0, 0, 0])._replace(labels=np.array([1.0, 2.0, 6.0]))
+    asked = of_lengths([10, 20, 40], [0] * 3)
+    assert majority(train, asked).tolist() == [3, 3, 3]
+    # at length 10 the mean of 1, 2 and the mean of all, 3; at 20 that of 6 and 3
+    assert length_only(train, asked).tolist() == pytest.approx([2, 4.5, 4.5])
+
+
+def test_a_planted_number_is_found_by_ridge_regression() -> None:
+    random = np.random.default_rng(3)
+    parts = [drawn(random, n, (0.3, 0.7)) for n in (300, 80, 200)]
+    parts = [
+        part._replace(
+            labels=np.array(
+                [np.isin(row, (8, 9)).mean() for row in np.split(part.ids, part.starts[1:-1])]
+            )
+        )
+        for part in parts
+    ]
+    found = kmer_logistic(*parts, data_ids=ACGT)
+    assert np.corrcoef(found, parts[2].labels)[0, 1] > 0.99  # it is linear in the features
+
+
+def reviews(random: np.random.Generator, n: int, *, pairs: bool = False) -> Labelled:
+    """Bytes of texts; of class 1 those with "good" or, of pairs, with a word in common."""
+    fill = ["the", "film", "was", "a", "long", "one", ","]
+    rows, labels = [], random.integers(0, 2, n).tolist()
+    for label in labels:
+        words = random.choice(fill, 6).tolist()
+        names = [f"name{random.integers(20)}" for _ in range(2)]
+        text = " ".join([*words, "Good!" if label else "Bad."])
+        if pairs:
+            same = names[0] if label else f"other{random.integers(20)}"
+            text = f"{' '.join([*words, names[0]])}\n{' '.join([*words[:3], same])}"
+        rows.append(np.frombuffer(text.encode(), np.uint8))
+    return labelled(rows, labels)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_a_planted_word_is_found_and_so_is_one_that_two_texts_share(pairs: bool) -> None:
+    random = np.random.default_rng(4)
+    parts = [reviews(random, n, pairs=pairs) for n in (300, 80, 200)]
+
+    def texts(ids: np.ndarray) -> list[str]:
+        return bytes(ids.tolist()).decode().split("\n")
+
+    found = word_logistic(*parts, texts=texts)
+    assert (found == parts[2].labels).mean() > 0.97
+    shuffled = [part._replace(labels=random.permutation(part.labels)) for part in parts]
+    right = int((word_logistic(*shuffled, texts=texts) == shuffled[2].labels).sum())
+    low, high = wilson_95(right, 200)
+    assert low < 0.5 < high  # false alarm for 5 % of seeds
+
+
 def test_without_scikit_learn_one_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -113,5 +168,7 @@ def test_without_scikit_learn_one_line_says_what_to_install(
     data = of_lengths([9, 8], [0, 1])
     with pytest.raises(UserError, match=r"pip install 'genodiff\[downstream\]'"):
         kmer_logistic(data, data, data, data_ids=ACGT)
+    with pytest.raises(UserError, match=r"the bag of words is fitted with it; run pip install"):
+        word_logistic(data, data, data, texts=lambda ids: [])
     assert majority(data, data).tolist() == [0, 0]
     assert length_only(data, data).tolist() == [0, 1]

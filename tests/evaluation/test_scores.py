@@ -8,7 +8,9 @@ import pytest
 from scipy import stats
 
 from genodiff.errors import UserError
+from genodiff.evaluation.metrics import wilson_95
 from genodiff.evaluation.scores import (
+    Figure,
     Run,
     compare_scores,
     holm,
@@ -16,14 +18,14 @@ from genodiff.evaluation.scores import (
     paired_t,
     score_results,
     spread,
-    wilson_95,
 )
 
 
 def a_run(correct: str, fold: int = 0, seed: int = 1, n_train: int = 40, first: int = 0) -> Run:
     """A run whose items, from number `first`, were told right where there is a 1."""
     right = np.array([letter == "1" for letter in correct])
-    return Run(fold, seed, n_train, np.arange(first, first + len(right)), right)
+    items = np.arange(first, first + len(right))
+    return Run(fold, seed, n_train, items, right, np.ones_like(right))
 
 
 def test_the_interval_over_seeds_is_students() -> None:
@@ -116,7 +118,7 @@ def test_folds_of_one_set_are_summed_up_with_the_correction() -> None:
     )
     expected = spread([0.75, 0.25, 0.5], test_to_train=0.5).confidence_95
     assert found["confidence_95"] == pytest.approx(expected)
-    compared = compare_scores(runs, [run._replace(correct=~run.correct) for run in runs], "kfold")
+    compared = compare_scores(runs, [run._replace(told=~run.told) for run in runs], "kfold")
     # 6 of 12 items are right in either, never the same ones
     assert (compared.only_a, compared.only_b, compared.p_items) == (6, 6, 1)
     assert compared.difference == pytest.approx(0) and compared.p_runs == pytest.approx(1)
@@ -139,3 +141,41 @@ def test_runs_that_do_not_match_are_refused() -> None:
         compare_scores([a_run("11")], [a_run("11", seed=2)], "paper")
     with pytest.raises(UserError, match="fold 0, seed 1: the models were tested on different"):
         compare_scores([a_run("11")], [a_run("11", first=1)], "paper")
+
+
+def test_figures_of_a_task_are_summed_up_alike() -> None:
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    told = (np.array([0, 1, 0, 0, 1, 1]), np.array([0, 1, 1, 0, 0, 0]))
+    runs = [Run(i, i + 1, 40, np.arange(6), row, labels) for i, row in enumerate(told)]
+    first = np.array([True, True, True, False, False, False])
+    found = score_results(
+        *("mnli", "model", "paper", runs),
+        unseen=np.array([True] * 5 + [False]),
+        baselines={"majority": np.zeros(6, np.int64), "none": None},
+        leakage={},
+        figures=[Figure("matched", "accuracy", first), Figure("f1", "f1")],
+    )
+    assert json.loads(json.dumps(found)) == found
+    assert (found["figure"], found["metric"], list(found["also"])) == (
+        *("matched", "accuracy"),
+        ["f1"],
+    )
+    assert [row["accuracy"] for row in found["folds"]] == pytest.approx([2 / 3, 1])
+    assert found["baselines"]["majority"]["accuracy"] == pytest.approx(1 / 3)
+    f1 = found["also"]["f1"]
+    assert [row["f1"] for row in f1["folds"]] == pytest.approx([2 / 3, 4 / 5])
+    assert f1["mean"] == pytest.approx(11 / 15) and f1["folds"][0]["n_test"] == 6
+    assert f1["deduplicated"]["folds"][0]["f1"] == pytest.approx(4 / 5)
+    assert f1["baselines"]["majority"]["f1"] == 0 and f1["baselines"]["none"] is None
+    low, high = f1["folds"][0]["confidence_95"]
+    assert 0 <= low < 2 / 3 < high <= 1
+
+
+def test_numbers_are_compared_by_which_is_nearer() -> None:
+    labels = np.array([1.0, 2.0, 3.0, 4.0])
+    one = Run(0, 1, 40, np.arange(4), np.array([1.1, 2.1, 3.0, 5.0]), labels)
+    other = Run(0, 1, 40, np.arange(4), np.array([1.5, 2.5, 3.0, 4.5]), labels)
+    found = compare_scores([one], [other], "paper", Figure("pearson", "pearson"))
+    assert (found.only_a, found.only_b, found.p_items) == (2, 1, 1)
+    expected = np.corrcoef(one.told, labels)[0, 1] - np.corrcoef(other.told, labels)[0, 1]
+    assert found.difference == pytest.approx(expected)

@@ -1,5 +1,6 @@
 """The runs of a cross-validation: which there are, what chooses among them, and who does them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from omegaconf import OmegaConf
 from genodiff.config import config_dir
 from genodiff.data import ClassificationTask, DnaTokenizer, LabelledSequences
 from genodiff.errors import UserError
+from genodiff.evaluation import Figure
+from genodiff.evaluation import Run as ScoredRun
 from genodiff.files import unclaimed
 from genodiff.tasks import cross_validation
 from genodiff.tasks.classifying import plain_config
 from genodiff.tasks.cross_validation import Run, chosen, do, folds_of, runs_of
+from genodiff.tasks.crossvalidate import Scores, paired_tests, read
 from tests.tasks.test_finetune import TINY
 
 CPU = torch.device("cpu")
@@ -147,3 +151,25 @@ def test_validation_chooses_for_all_folds_or_inside_each(
     ]
     assert [each.choice["a"] for each in chosen(runs, "paper")] == [1, 1]  # 0.7 and 0.65
     assert [each.choice["a"] for each in chosen(runs, "kfold")] == [1, 2]
+
+
+def test_folders_that_keep_only_what_was_told_right_are_compared_with(tmp_path: Path) -> None:
+    results = {
+        "task": "toy",
+        "protocol": "paper",
+        "model": "old",
+        "folds": [{"fold": 1, "seed": 1}],
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    correct = np.array([True, False, True, True])
+    np.savez(tmp_path / "items.npz", n_train_1=9, items_1=np.arange(4), correct_1=correct)
+    old = read(tmp_path)
+    assert old.runs[0].score("accuracy") == 0.75
+    labels = np.array([0, 1, 1, 0])
+    new = ScoredRun(1, 1, 9, np.arange(4), np.array([0, 1, 0, 0]), labels)
+    mine = Scores({**results, "model": "new", "figure": "accuracy"}, [new])
+    (line,) = paired_tests(mine, [old])
+    assert line.startswith(
+        "new minus old: +0.0000; McNemar on the first seed: 1 and 1 right alone"
+    )
+    assert paired_tests(mine, [old], Figure("f1", "f1")) == []  # it has no F1

@@ -17,7 +17,9 @@ from genodiff.training import (
     Classification,
     GenerativeModule,
     Plan,
+    Regression,
     Score,
+    Standardised,
     fit,
     read_checkpoint,
     read_metrics,
@@ -47,8 +49,27 @@ def test_the_loss_is_the_cross_entropy_of_the_labels() -> None:
 
 
 def test_labels_are_needed() -> None:
-    with pytest.raises(ValueError, match="without labels"):
-        Classification()(lambda x: x, torch.zeros(1, 1, dtype=torch.int64), generator=None)
+    for objective in (Classification(), Regression(1.0)):
+        with pytest.raises(ValueError, match="without labels"):
+            objective(lambda x: x.float(), torch.zeros(1, 1, dtype=torch.int64), generator=None)
+
+
+def test_the_loss_of_numbers_is_their_squared_error_in_units() -> None:
+    labels = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    tokens = torch.zeros(2, 1, dtype=torch.int64)
+    nats = Regression(2.0)(
+        lambda x: torch.tensor([[2.0], [2.0]]), tokens, generator=None, condition=labels
+    )
+    assert nats.tolist() == [[0.25], [4.0]]
+
+
+def test_standardised_numbers_are_in_the_units_of_the_labels() -> None:
+    network = torch.nn.EmbeddingBag(6, 1)
+    wrapped = Standardised(network, 10.0, 5.0)
+    tokens = torch.tensor([[1, 2, 3], [5, 0, 0]])
+    assert torch.equal(wrapped(tokens), 10 + 5 * network(tokens))
+    assert wrapped.state_dict().keys() >= {"mean", "unit"}
+    assert len(list(wrapped.parameters())) == 1
 
 
 def test_a_classifier_learns_and_its_best_weights_are_the_most_accurate(tmp_path: Path) -> None:
