@@ -13,7 +13,7 @@ from typing import NoReturn
 from genodiff import __version__
 
 TASKS = (
-    *("demo", "fetch", "train", "evaluate", "sample", "infill"),
+    *("demo", "fetch", "train", "evaluate", "zero_shot", "sample", "infill", "judge"),
     *("finetune", "crossvalidate", "convert"),
 )
 SHARED_KEYS = ("design", "classifying")

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from numpy.random import SeedSequence
 from torch import Tensor, nn
 
-from genodiff.data import DnaTokenizer
+from genodiff.data import DnaTokenizer, text_lines
 from genodiff.diffusion import ClassifierGuided, Denoiser
 from genodiff.errors import UserError
 from genodiff.files import claim_file
@@ -27,6 +27,9 @@ _METHODS = ("hidden", "hidden_amid", "extend", "head")
 
 LINE = 80
 """Bases a FASTA line."""
+
+PRECISION = "float64"
+"""Of the numbers by which every sampler draws its tokens; see `genodiff.diffusion.categorical`."""
 
 
 class Drawn(NamedTuple):
@@ -182,10 +185,10 @@ def _now(device: torch.device) -> float:
 
 
 def text_of(sequences: Sequence[str], tokenizer: Any, provenance: str) -> str:
-    """FASTA of DNA; of anything else one sequence a line."""
+    """FASTA of DNA; of anything else a line a sequence, as `genodiff.data.read_texts` reads it."""
     if isinstance(tokenizer, DnaTokenizer):
         return fasta_text(sequences, provenance)
-    return "".join(f"{sequence}\n" for sequence in sequences)
+    return text_lines(sequences)
 
 
 def fasta_text(sequences: Sequence[str], provenance: str, name: str = "sample") -> str:

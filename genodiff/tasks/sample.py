@@ -6,16 +6,27 @@ example:
   genodiff sample checkpoint=runs/a num_samples=64 length=1024 steps=256 out=samples.fa
   genodiff sample checkpoint=runs/a num_samples=64 length=200 out=promoters.fa \\
       require=[TATAWAW@100] forbid=[GAATTC,GGATCC] gc=[0.4,0.6]
+  genodiff sample checkpoint=runs/text num_samples=64 template=@letter.txt out=letters.jsonl
 
 keys:
   checkpoint=PATH     a run folder (its best weights), a .ckpt or a model folder
-  num_samples= length=
-  prompt=TEXT         what every sequence begins with
+  num_samples=        sequences (16)
+  length=             tokens in each (1024)
+  prompt=TEXT         what every sequence begins with; without it a published left-to-right model,
+                      which never draws the first token, begins with BOS
+  template=@FILE      what stands around the tokens to be drawn, in place of length= and prompt=:
+                      [MASK] is one of them, [MASK*12] are twelve, and the rest stays. Or as a
+                      word, quoted for the shell and for Hydra: template="'The[MASK*3] fox'".
+                      Each piece between masks becomes tokens by itself, so let pieces end where
+                      words end: the rest of a word that a mask cuts is read as a word, and a
+                      space is part of the word behind it (GPT-2) or no token at all (BERT)
   window= stride=     sequences longer than a window are drawn window by window, stride further
-                      each, given the tokens that they share
+                      each, given the tokens that they share; what a template gives behind a
+                      window is not seen from it
   batch_size=         sequences drawn together; the i-th batch has its own random numbers
-  out=FILE|-          FASTA (of a model that is not of DNA, one sequence a line), or standard
-                      output; FILE.json beside it has config, seed and cost
+  out=FILE|-          FASTA of DNA; of text a line a sequence, with \\\\, \\n and \\r for backslash
+                      and line breaks; FILE.jsonl has {"text": ..., "ids": [...]} a line. Or
+                      standard output. FILE.json beside it has config, seed, precision and cost
   devices=            how many processes share the batches, one a device: auto (all GPUs; one
                       process on a CPU; what torchrun or SLURM has started) or a number
   seed= device=auto|cpu|cuda overwrite=true
@@ -25,8 +36,9 @@ and how they are drawn:
 
 import json
 import logging
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,17 +47,22 @@ from jaxtyping import Int
 from torch import Tensor
 
 from genodiff import __version__
-from genodiff.diffusion import Sampler, SemiAutoregressive
+from genodiff.data import json_lines
+from genodiff.diffusion import BlockDenoiser, CausalModel, Sampler, SemiAutoregressive
 from genodiff.errors import UserError
 from genodiff.files import write_text
 from genodiff.tasks.build import Node, select_device
 from genodiff.tasks.design import Design, described
-from genodiff.tasks.draw import claim_samples, draw_sequences, masks, text_of
+from genodiff.tasks.draw import PRECISION, claim_samples, draw_sequences, masks, text_of
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import Model, load_model, require_length
 from genodiff.tasks.sharing import sharing
 
 log = logging.getLogger(__name__)
+
+DEFAULT_LENGTH = 1024
+
+_TO_DRAW = re.compile(r"\[MASK(?:\*(\d+))?\]")
 
 
 def main(
@@ -53,8 +70,9 @@ def main(
     checkpoint: str,
     out: str,
     num_samples: int,
-    length: int,
+    length: int | None,
     prompt: str | None,
+    template: str | None,
     window: int | None,
     stride: int | None,
     batch_size: int,
@@ -86,18 +104,25 @@ def main(
     asked = dict(locals())
     design = Design(**{name: asked[name] for name in Design.__dataclass_fields__})
     for name in ("num_samples", "length", "batch_size"):
-        if asked[name] < 1:
+        if asked[name] is not None and asked[name] < 1:
             raise UserError(f"{name}={asked[name]} must be at least 1; use e.g. 16.")
     design.check()
     target = claim_samples(out, overwrite=overwrite)
     chosen = select_device(device)
     model = load_model(Path(checkpoint), torch.device("cpu"))
-    require_length(model, window or length, "length" if window is None else "window")
-    x = _begun(model, num_samples, length, prompt)
+    if template is None:
+        length = DEFAULT_LENGTH if length is None else length
+        row = _begun(model, length, prompt)
+    else:
+        _refuse_beside_template(length=length, prompt=prompt)
+        row = _filled(model, _contents(template))
+    key = "length" if template is None else "the template's length"
+    require_length(model, window or len(row), key if window is None else "window")
+    x = row.repeat(num_samples, 1)
     with sharing(devices, chosen) as (ranks, here):
         model.denoiser.to(here)
         built = design.built_sampler(model, _in_windows(window, stride, design))
-        denoiser = design.denoiser(model, x[0])
+        denoiser = design.denoiser(model, row)
         drawn = draw_sequences(
             model, denoiser, built, x, seed=seed, batch_size=batch_size, ranks=ranks
         )
@@ -108,14 +133,20 @@ def main(
         *(num_samples, f"{drawn.network_evaluations:,}", drawn.seconds),
         drawn.seconds - drawn.network_seconds,
     )
-    provenance = f"model={checkpoint} seed={seed} genodiff={__version__}"
-    text = text_of(drawn.sequences, model.tokenizer, provenance)
+    if target is not None and target.suffix == ".jsonl":
+        text = json_lines(drawn.sequences, drawn.tokens.tolist())
+    else:
+        provenance = f"model={checkpoint} seed={seed} genodiff={__version__}"
+        text = text_of(drawn.sequences, model.tokenizer, provenance)
     if target is None:
         sys.stdout.write(text)
         return
     report: dict[str, Any] = {
         **{name: value for name, value in asked.items() if name not in ("out", "overwrite")},
+        "length": len(row),
         "sampler": described(built),
+        "steps": _steps(described(built)),
+        "precision": PRECISION,
         "device": str(chosen),
         "processes": ranks.size,
         **drawn.cost(),
@@ -125,19 +156,101 @@ def main(
     write_text(target.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
 
 
-def _begun(model: Model, count: int, length: int, prompt: str | None) -> Int[Tensor, "n l"]:
-    """What is to be drawn, behind the prompt."""
-    x = masks(model, count, length)
+def _begun(model: Model, length: int, prompt: str | None) -> Int[Tensor, " l"]:
+    """What is to be drawn, behind the prompt. A model that has to be given the first token begins
+    with BOS; where there is none, its sampler refuses."""
+    row = masks(model, 1, length)[0]
     if prompt is not None:
-        tokens = torch.as_tensor(model.tokenizer.encode(prompt))
-        known = torch.isin(tokens, torch.tensor(model.tokenizer.data_ids))
-        if len(tokens) >= length or not bool(known.all()):
+        tokens = torch.as_tensor(model.tokenizer.encode(_utf8("prompt", prompt)))
+        if len(tokens) >= length or not _can_be_drawn(model, tokens):
             raise UserError(
                 f"prompt={prompt!r} has to be shorter than length={length} and of what the model "
                 "can draw; shorten or correct it."
             )
-        x[:, : len(tokens)] = tokens
-    return x
+        row[: len(tokens)] = tokens
+    elif isinstance(model.denoiser, CausalModel) and model.denoiser.first_is_given:
+        bos = getattr(model.tokenizer, "bos_id", None)
+        row[:1] = model.tokenizer.mask_id if bos is None else bos
+    return row
+
+
+def _utf8(key: str, text: str) -> str:
+    """The text, if it is one. Raises UserError for bytes of the command line that are none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{key}={text!r} is not UTF-8; give text, or template=@FILE.") from error
+    return text
+
+
+def _refuse_beside_template(**others: int | str | None) -> None:
+    for name, value in others.items():
+        if value is not None:
+            raise UserError(
+                f"{name}={value} beside template=, which says what is given and how long the "
+                "sequences are; leave one of them out."
+            )
+
+
+def _contents(template: str) -> str:
+    """The template that is meant: that of a file (without its last line break) after an @."""
+    if not template.startswith("@"):
+        return _utf8("template", template)
+    path = Path(template[1:])
+    try:
+        return path.read_text(encoding="utf-8").removesuffix("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"template={template} cannot be read ({error}); give a file of UTF-8."
+        ) from error
+
+
+def _filled(model: Model, template: str) -> Int[Tensor, " l"]:
+    """The template's pieces as tokens, and masks for what is to be drawn between them.
+
+    Raises UserError if there is nothing to draw, a piece is not of what the model can draw, or one
+    stands behind a mask of a model that draws from left to right.
+    """
+    # Split by a pattern with one group: text, number of masks, text, number of masks, ..., text.
+    pieces = _TO_DRAW.split(template)
+    parts: list[Tensor] = []
+    for i, piece in enumerate(pieces):
+        if i % 2:
+            count = 1 if piece is None else int(piece)
+            parts.append(masks(model, 1, count)[0])
+        else:
+            tokens = torch.as_tensor(model.tokenizer.encode(piece))
+            if not _can_be_drawn(model, tokens):
+                raise UserError(
+                    f"template: {piece!r} is not of what the model can draw; correct it."
+                )
+            parts.append(tokens)
+    row = torch.cat(parts)
+    is_open = row == model.tokenizer.mask_id
+    if not is_open.any():
+        raise UserError(
+            f"template={template!r} has nothing to draw; write [MASK] for a token, or [MASK*12] "
+            "for twelve."
+        )
+    given_behind = ~is_open[int(is_open.int().argmax()) :]
+    if given_behind.any() and isinstance(model.denoiser, CausalModel | BlockDenoiser):
+        raise UserError(
+            f"template={template!r} gives text behind a mask, which a "
+            f"{type(model.denoiser).__name__} does not see when it draws the mask; let the "
+            "template end in [MASK*N], or use a model that sees both sides."
+        )
+    return row
+
+
+def _can_be_drawn(model: Model, tokens: Int[Tensor, " l"]) -> bool:
+    """Whether the model might have drawn these tokens itself."""
+    return bool(torch.isin(tokens, torch.tensor(model.tokenizer.data_ids)).all())
+
+
+def _steps(sampler: Mapping[str, Any]) -> int | None:
+    """Of a sampler as described, or of the one inside it; None where there are none."""
+    inner = sampler.get("sampler")
+    return sampler.get("steps", None if inner is None else _steps(inner))
 
 
 def _in_windows(
