@@ -17,7 +17,7 @@ ALLOWED = {
     "evaluation": {"diffusion", "backbones", "batch", "errors", "files", "ranks"},
     "tasks": {
         *("diffusion", "backbones", "data", "training", "evaluation"),
-        *("batch", "config", "errors", "files", "ranks"),
+        *("batch", "config", "errors", "files", "parts", "ranks"),
     },
 }
 # Third-party packages that only some layers may import.
