@@ -24,6 +24,7 @@ from genodiff.files import write_text
 MODELS = ("ar", "mdlm", "sedd", "d3pm", "bd3lm", "udlm")
 ABLATION = ("ablation_discrete", "ablation_no_carry_over", "ablation_no_zero_masking")
 REFERENCE = "mdlm"
+FIRST_STAGE = 0.85  # of the steps of block diffusion, as in Arriola et al. 2025
 DEALT = 20  # documents of which one is for validation and one for the test
 
 
@@ -48,7 +49,7 @@ def main() -> None:
     arguments = parser.parse_args()
     files = deal(arguments.text, arguments.runs)
     for model in arguments.models:
-        train(arguments.runs / f"{model}_{arguments.seed}", words_of(model, files, arguments))
+        train_one(model, files, arguments)
     texts = {"test": files["test"]}
     texts |= {
         name: Path(path) for name, _, path in (z.partition("=") for z in arguments.zero_shot)
@@ -98,7 +99,21 @@ def data_words(test: Path, files: dict[str, Path], arguments: argparse.Namespace
     ]
 
 
-def words_of(model: str, files: dict[str, Path], arguments: argparse.Namespace) -> list[str]:
+def train_one(model: str, files: dict[str, Path], arguments: argparse.Namespace) -> None:
+    """Trains a model; block diffusion from a first stage, which has its share of the steps."""
+    run, steps = arguments.runs / f"{model}_{arguments.seed}", arguments.steps
+    begin: list[str] = []
+    if model == "bd3lm":
+        first, stage = round(FIRST_STAGE * steps), f"{model}_pretrain"
+        init = arguments.runs / f"{stage}_{arguments.seed}"
+        train(init, words_of(stage, first, files, arguments))
+        steps, begin = steps - first, [f"init={init.absolute()}"]
+    train(run, [*words_of(model, steps, files, arguments), *begin])
+
+
+def words_of(
+    model: str, steps: int, files: dict[str, Path], arguments: argparse.Namespace
+) -> list[str]:
     """The words of a training run."""
     return [
         f"experiment=lm1b_{model}",
@@ -108,7 +123,7 @@ def words_of(model: str, files: dict[str, Path], arguments: argparse.Namespace) 
         f"backbone.n_layers={arguments.layers}",
         f"backbone.n_heads={max(arguments.width // 32, 1)}",
         f"seed={arguments.seed}",
-        f"trainer.max_steps={arguments.steps}",
+        f"trainer.max_steps={steps}",
         "trainer.validate_every=100",
         "trainer.checkpoint_every=100",
         "optimizer.lr=1e-3",
