@@ -143,12 +143,19 @@ def with_absolute_paths(node: Node) -> dict[str, Any]:
     def absolute(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
             return with_absolute_paths(value)
+        if isinstance(value, list):
+            return [absolute(key, each) for each in value]
         is_path = key in parameters and Path in get_args(parameters[key].annotation)
+        is_path = is_path or (key == "tokenizer" and _is_folder(value))  # else it is a name
         if is_path and isinstance(value, str) and value != MISSING:
             return str(Path(value).absolute())
         return value
 
     return {key: absolute(key, value) for key, value in node.items()}
+
+
+def _is_folder(value: Any) -> bool:
+    return isinstance(value, str) and Path(value).is_dir()
 
 
 def select_device(device: str) -> torch.device:

@@ -1,6 +1,7 @@
 """From config nodes to objects: names, types, and what one part learns from another."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -9,7 +10,14 @@ import torch
 from genodiff.data import DnaTokenizer, TokenIds
 from genodiff.diffusion import LogLinear
 from genodiff.errors import UserError
-from genodiff.tasks.build import build, check_arguments, fits, select_device, told_by
+from genodiff.tasks.build import (
+    build,
+    check_arguments,
+    fits,
+    select_device,
+    told_by,
+    with_absolute_paths,
+)
 
 
 def test_a_node_becomes_the_object_it_names() -> None:
@@ -101,3 +109,25 @@ def test_asking_for_a_gpu_that_is_not_there_says_so() -> None:
     with pytest.raises(UserError, match="device=cuda, but torch sees no CUDA device"):
         select_device("cuda")
     assert select_device("auto") == torch.device("cpu")
+
+
+def test_data_that_are_kept_can_be_built_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words").mkdir()
+    node = {
+        "_target_": "genodiff.data.text_data",
+        "train": ["a.txt", "/b.txt"],
+        "valid": "c.txt",
+        "test": None,
+        "tokenizer": "words",
+        "length": 8,
+    }
+    assert with_absolute_paths(node) == {
+        **node,
+        "train": [str(tmp_path / "a.txt"), "/b.txt"],
+        "valid": str(tmp_path / "c.txt"),
+        "tokenizer": str(tmp_path / "words"),
+    }
+    assert with_absolute_paths({**node, "tokenizer": "gpt2"})["tokenizer"] == "gpt2"
