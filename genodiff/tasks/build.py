@@ -130,7 +130,7 @@ def build_data(node: Node, kind: type[T], **context: Any) -> T:
         raise UserError(
             f"data= gives a {type(data).__name__}, and this task needs a {kind.__name__}; "
             "finetune and crossvalidate take data=labelled, genomic_benchmarks or glue, other "
-            "tasks data=fasta, hg38, species, text or synthetic."
+            "tasks data=fasta, hg38, species, synthetic, text or a corpus such as lm1b."
         )
     return data
 
