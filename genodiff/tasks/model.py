@@ -144,7 +144,7 @@ def description_of(path: Path) -> dict[str, Any]:
     """The description of the model that `load_model(path)` loads."""
     if _is_folder(path):
         return _read_folder_config(path)
-    return read_checkpoint(checkpoint_file(path))["genodiff"]["model"]
+    return _read_generative(checkpoint_file(path))["genodiff"]["model"]
 
 
 def checkpoint_file(path: Path) -> Path:
@@ -219,7 +219,7 @@ def data_of(path: Path) -> dict[str, Any]:
             f"checkpoint={path} is a model folder and does not know its data; give data=fasta "
             "data.fasta= data.bed=, or data=text data.test=."
         )
-    return read_checkpoint(checkpoint_file(path))["genodiff"]["data"]
+    return _read_generative(checkpoint_file(path))["genodiff"]["data"]
 
 
 def save_model(model: Model, folder: Path) -> None:
@@ -262,7 +262,7 @@ def load_weights(
 
 
 def _load_checkpoint(path: Path) -> Model:
-    contents = read_checkpoint(path)
+    contents = _read_generative(path)
     model = build_model(contents["genodiff"]["model"])
     weights = {
         name.removeprefix("model."): value
@@ -274,6 +274,19 @@ def _load_checkpoint(path: Path) -> Model:
     for parameter, average in zip(parameters, contents["ema"]["shadow"], strict=True):
         parameter.data.copy_(average)
     return model
+
+
+def _read_generative(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint that is no classifier's, which raises UserError."""
+    contents = read_checkpoint(path)
+    if "classifier" in contents["genodiff"]:
+        origin = contents["genodiff"]["classifier"]["checkpoint"]
+        way_out = "" if origin is None else f", such as {origin}, which it was fine-tuned from"
+        raise UserError(
+            f"checkpoint={path} is a classifier, of {len(contents['genodiff']['classes'])} "
+            f"classes; give a generative model{way_out}."
+        )
+    return contents
 
 
 def _is_folder(path: Path) -> bool:

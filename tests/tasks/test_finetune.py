@@ -117,6 +117,9 @@ def test_a_trained_network_is_gone_on_with(
     config = yaml.safe_load(Path("run/config.yaml").read_text())
     assert Path(config["checkpoint"]).is_absolute()
     assert metrics("run")["max_steps"] == 2
+    outcome = genodiff("sample", "checkpoint=run", "num_samples=1", "length=8", "out=-")
+    assert outcome.code == 2 and "is a classifier, of 2 classes; give a" in outcome.stderr
+    assert f"such as {config['checkpoint']}," in outcome.stderr
 
 
 def test_a_probe_leaves_the_network_as_it_is(
