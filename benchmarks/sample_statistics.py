@@ -11,11 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from Bio import SeqIO
 
 from genodiff.data import fasta_data
-from genodiff.evaluation import divergence, gc_content, kmer_spectrum, noise_floor
+from genodiff.evaluation import composition, divergence, kmer_spectra, noise_floors
 from genodiff.files import write_text
 
 
@@ -48,19 +47,16 @@ def statistics(samples: list[str], fasta: str, bed: str, split: Any) -> dict[str
     data = fasta_data(fasta, bed, length=len(samples[0]))
     ids = data.tokenizer.data_ids[:4]
     windows = [row for batch in data.eval_loader(split) for row in batch.tokens.numpy()]
-    gc = {"samples": gc_content(samples), "windows": gc_content(windows, data_ids=ids)}
-    kmers = {}
-    for k in (1, 2, 3, 4, 6):
-        sampled = kmer_spectrum(samples, k, both_strands=True)
-        real = kmer_spectrum(windows, k, data_ids=ids, both_strands=True)
-        result = divergence(sampled, real)
-        floor = noise_floor(real, size=len(samples))
+    made = {"samples": composition(samples), "windows": composition(windows, data_ids=ids)}
+    ks, kmers = (1, 2, 3, 4, 6), {}
+    sampled = kmer_spectra(samples, ks, both_strands=True)
+    real = kmer_spectra(windows, ks, data_ids=ids, both_strands=True)
+    floors = noise_floors(windows, ks, size=len(samples), data_ids=ids, both_strands=True)
+    for k in ks:
         kmers[k] = {
-            "bits": result.bits,
-            "debiased": result.debiased,
-            "confidence_95": list(result.confidence_95),
-            "noise_floor": floor.bits,
-            "noise_floor_95": list(floor.range_95),
+            **divergence(sampled[k], real[k]).summary(),
+            "noise_floor": floors[k].bits,
+            "noise_floor_95": list(floors[k].range_95),
         }
     return {
         "samples": len(samples),
@@ -69,11 +65,11 @@ def statistics(samples: list[str], fasta: str, bed: str, split: Any) -> dict[str
         "length": len(samples[0]),
         "gc": {
             name: {
-                "share": value.share,
-                "standard_error": value.standard_error,
-                "sd_between": float(np.nanstd(value.each)),
+                "share": value.measures["gc"].value,
+                "standard_error": value.measures["gc"].standard_error,
+                "sd_between": value.measures["gc_spread"].value,
             }
-            for name, value in gc.items()
+            for name, value in made.items()
         },
         "kmers": kmers,
     }

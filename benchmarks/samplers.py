@@ -49,13 +49,13 @@ from genodiff.diffusion import (
 )
 from genodiff.evaluation import (
     MarkovModel,
+    composition,
     divergence,
     estimator_for,
     fit_markov,
-    gc_content,
-    kmer_spectrum,
+    kmer_spectra,
     nelbo,
-    noise_floor,
+    noise_floors,
 )
 from genodiff.files import write_text
 from genodiff.tasks.draw import draw_sequences, masks
@@ -218,15 +218,17 @@ class Bench:
         )
         self.network: Model | None = None if judge is None else load_model(judge, device)
         self.device = device
-        self.spectra = {k: self._spectrum(self.others, k) for k in (3, 6)}
-        self.floors = {k: noise_floor(s, size=count) for k, s in self.spectra.items()}
+        self.spectra = self._spectra(self.others)
+        self.floors = noise_floors(
+            list(self.others), (3, 6), size=count, data_ids=self.ids, both_strands=True
+        )
 
     def judge(self, tokens: Int[ndarray, "n l"]) -> dict[str, Any]:
         """Figures of samples, each with its uncertainty."""
-        gc = gc_content(list(tokens), data_ids=self.ids)
+        gc = composition(list(tokens), data_ids=self.ids).measures["gc"]
         markov = self.markov.nats(tokens)
         figures: dict[str, Any] = {
-            "gc": gc.share,
+            "gc": gc.value,
             "gc_standard_error": gc.standard_error,
             "markov_11_nats": float(markov.nats_per_token[-1]),
             "markov_11_standard_error": None
@@ -234,8 +236,9 @@ class Bench:
             else float(markov.standard_error_data[-1]),
             "new_12_mers": _new_words(tokens, 12),
         }
+        spectra = self._spectra(tokens)
         for k, reference in self.spectra.items():
-            apart = divergence(self._spectrum(tokens, k), reference)
+            apart = divergence(spectra[k], reference)
             figures[f"js_{k}"] = {
                 "bits": apart.bits,
                 "confidence_95": list(apart.confidence_95),
@@ -259,8 +262,8 @@ class Bench:
             figures["judge_standard_error_data"] = found.standard_error_data
         return figures
 
-    def _spectrum(self, tokens: Int[ndarray, "n l"], k: int) -> Any:
-        return kmer_spectrum(list(tokens), k, data_ids=self.ids, both_strands=True)
+    def _spectra(self, tokens: Int[ndarray, "n l"]) -> dict[int, Any]:
+        return kmer_spectra(list(tokens), (3, 6), data_ids=self.ids, both_strands=True)
 
 
 def _new_words(tokens: Int[ndarray, "n l"], k: int) -> float:

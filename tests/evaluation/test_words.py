@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
-from genodiff.evaluation.words import letter_codes, reverse_complements, words
+from genodiff.errors import UserError
+from genodiff.evaluation.words import blocks, letter_codes, reverse_complements, words
 
 
 def test_ids_become_codes_and_everything_else_breaks() -> None:
@@ -32,3 +34,28 @@ def test_the_reverse_complement_is_spelt_backwards() -> None:
     reverse = reverse_complements(3, (3, 2, 1, 0))
     complement = str.maketrans("ACGT", "TGCA")
     assert [spell(r) for r in reverse] == [spell(w)[::-1].translate(complement) for w in range(64)]
+
+
+def test_blocks_join_sequences_and_part_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    sequences = ["ACgt", "", "NNR", "TTé"]
+    (whole,) = blocks(sequences)
+    assert whole.codes.tolist() == [0, 1, 2, 3, -1, -1, -1, -1, -1, -1, 3, 3, -1, -1]
+    assert whole.owner.tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 3, 3, 3, 3]
+    assert whole.units.tolist() == [0, 1, 2, 3]
+    monkeypatch.setattr("genodiff.evaluation.words._BLOCK_LETTERS", 6)
+    first, second = blocks(iter(sequences), units=[7, 7, 9, 9])
+    assert (first.units.tolist(), second.units.tolist()) == ([7, 7], [9, 9])
+    assert np.concatenate([first.codes, second.codes]).tolist() == whole.codes.tolist()
+    assert second.owner.tolist() == [0] * 4 + [1] * 4
+
+
+def test_blocks_of_ids_need_their_letters() -> None:
+    (block,) = blocks([np.array([7, 8, 11])], data_ids=(7, 8, 9, 10))
+    assert block.codes.tolist() == [0, 1, -1, -1]
+    with pytest.raises(UserError, match="must be the ids of A, C, G, T"):
+        next(blocks([np.array([7, 8])]))
+
+
+def test_every_sequence_has_a_unit() -> None:
+    with pytest.raises(UserError, match="1 units for 2 sequences"):
+        list(blocks(["A", "C"], units=[0]))
