@@ -14,7 +14,7 @@ from genodiff.data.detokenizers import DETOKENIZERS
 from genodiff.data.documents import Documents, LocalDocuments
 from genodiff.data.fasta import SOFT_MASK
 from genodiff.data.folds import Fold, PaperSplit, paper_split, stratified_group_folds
-from genodiff.data.genome import Genome, default_cache_dir
+from genodiff.data.genome import Genome, default_cache_dir, file_sha256
 from genodiff.data.genomic_benchmarks import (
     GENOMIC_BENCHMARKS,
     GenomicBenchmark,
@@ -26,12 +26,15 @@ from genodiff.data.interval_matches import IntervalMatches, interval_matches
 from genodiff.data.intervals import SPLITS, BedRow, Split, check_disjoint_splits, read_bed, rows_of
 from genodiff.data.labelled import ClassificationTask, LabelledSequences, LabelledWindows
 from genodiff.data.labelled_files import labelled_task
+from genodiff.data.motifs import MotifMatrix, read_motifs
 from genodiff.data.near_duplicates import Matches, clusters, matches, matches_within
 from genodiff.data.packing import TextRows
 from genodiff.data.patterns import BASES, Motif, allowed_tokens, parse_motif
 from genodiff.data.pooled import Pooled, pooled_data
-from genodiff.data.regions import Region, overlaps, read_regions
+from genodiff.data.regions import Cover, Region, read_regions
+from genodiff.data.sequence_records import SequenceRecord, read_fasta
 from genodiff.data.sources import fasta_data, hg38_data, synthetic_data
+from genodiff.data.stretches import Stretch, Stretches
 from genodiff.data.subword_tokenizer import SubwordTokenizer
 from genodiff.data.synthetic import EntropyEstimate, SyntheticGenome
 from genodiff.data.text import hub_text_data, text_data
@@ -41,6 +44,15 @@ from genodiff.data.tiling import InsideRows, Places, PublishedShifts, Tiling
 from genodiff.data.token_ids import TokenIds
 from genodiff.data.token_store import TokenStore, default_text_cache, stored_tokens
 from genodiff.data.tokenizer import DnaTokenizer
+from genodiff.data.variants import (
+    REASONS,
+    AlleleWindows,
+    Variant,
+    allele_windows,
+    alleles,
+    check_variants,
+)
+from genodiff.data.vcf import VariantFile, VariantRecord
 from genodiff.data.windows import GenomeWindows, Window
 
 __all__ = [
@@ -49,13 +61,16 @@ __all__ = [
     "DETOKENIZERS",
     "GENOMIC_BENCHMARKS",
     "GLUE",
+    "REASONS",
     "SOFT_MASK",
     "SPLITS",
+    "AlleleWindows",
     "BedRow",
     "ByteTokenizer",
     "CharacterTokenizer",
     "ClassificationTask",
     "Corpus",
+    "Cover",
     "DnaTokenizer",
     "Documents",
     "EntropyEstimate",
@@ -73,13 +88,17 @@ __all__ = [
     "LocalDocuments",
     "Matches",
     "Motif",
+    "MotifMatrix",
     "PaperSplit",
     "Places",
     "Pooled",
     "PublishedShifts",
     "Region",
     "SequenceData",
+    "SequenceRecord",
     "Split",
+    "Stretch",
+    "Stretches",
     "SubwordTokenizer",
     "SyntheticGenome",
     "TextRows",
@@ -90,14 +109,21 @@ __all__ = [
     "TokenStore",
     "Tokenizer",
     "TrainBatches",
+    "Variant",
+    "VariantFile",
+    "VariantRecord",
     "Window",
+    "allele_windows",
+    "alleles",
     "allowed_tokens",
     "check_disjoint_splits",
+    "check_variants",
     "clusters",
     "corpus_data",
     "default_cache_dir",
     "default_text_cache",
     "fasta_data",
+    "file_sha256",
     "fingerprint",
     "genomic_benchmarks_task",
     "glue_task",
@@ -109,11 +135,12 @@ __all__ = [
     "load_tokenizer",
     "matches",
     "matches_within",
-    "overlaps",
     "paper_split",
     "parse_motif",
     "pooled_data",
     "read_bed",
+    "read_fasta",
+    "read_motifs",
     "read_regions",
     "read_texts",
     "rows_of",

@@ -1,8 +1,9 @@
 """Regions of a genome to be written anew or looked at: BED files without a split."""
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, final
 
 from genodiff.data.intervals import parse_place, parse_strand, read_columns
 
@@ -37,10 +38,27 @@ def read_regions(path: str | Path, lengths: Mapping[str, int]) -> list[Region]:
     return regions
 
 
-def overlaps(region: Region, others: Iterable[Region]) -> list[tuple[int, int]]:
-    """(start, end) of what each of `others` shares with the region, where anything."""
-    return [
-        (max(region.start, other.start), min(region.end, other.end))
-        for other in others
-        if other.chrom == region.chrom and other.start < region.end and region.start < other.end
-    ]
+@final
+class Cover:
+    """The bases that are in one region or more, on whichever strand."""
+
+    def __init__(self, regions: Iterable[Region]):
+        self._starts: dict[str, list[int]] = {}
+        self._ends: dict[str, list[int]] = {}
+        for region in sorted(regions):
+            starts = self._starts.setdefault(region.chrom, [])
+            ends = self._ends.setdefault(region.chrom, [])
+            if ends and region.start <= ends[-1]:
+                ends[-1] = max(ends[-1], region.end)
+            else:
+                starts.append(region.start)
+                ends.append(region.end)
+
+    def within(self, region: Region) -> list[tuple[int, int]]:
+        """(start, end) of each stretch of them in `region`, in order; they do not touch."""
+        starts, ends = self._starts.get(region.chrom, []), self._ends.get(region.chrom, [])
+        first, last = bisect_right(ends, region.start), bisect_left(starts, region.end)
+        return [
+            (max(region.start, start), min(region.end, end))
+            for start, end in zip(starts[first:last], ends[first:last], strict=True)
+        ]

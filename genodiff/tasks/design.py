@@ -32,12 +32,13 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from genodiff.data import DnaTokenizer
+from genodiff.data import DnaTokenizer, file_sha256
 from genodiff.diffusion import (
     Ancestral,
     BestOf,
@@ -66,7 +67,7 @@ from genodiff.diffusion import (
 from genodiff.diffusion.process import Masking
 from genodiff.errors import UserError
 from genodiff.tasks.build import Node, build, resolve
-from genodiff.tasks.constraints import Constraints, Wishes
+from genodiff.tasks.constraints import Wishes
 from genodiff.tasks.functions import load_function
 from genodiff.tasks.model import Model, strand_averaged
 
@@ -136,17 +137,12 @@ class Design:
     ) -> Any:
         """The model with every wish that changes what it says of the masks of x; `span` and
         `given` as in `Wishes.constraints`."""
-        constraints: Constraints = {}
-        if self.wishes:
-            if not isinstance(model.tokenizer, DnaTokenizer):
-                raise UserError(
-                    "pattern=, forbid=, require= and gc= are for DNA, and this model reads the "
-                    f"tokens of {type(model.tokenizer).__name__}; leave them out."
-                )
-            size = model.network.vocab_size
-            constraints = self.wishes.constraints(model.tokenizer, size, x, span, given)
+        return self.constrained(self.steered(model), model, x, span, given)
+
+    def steered(self, model: Model) -> Any:
+        """The model with every wish but what sequences must be like, which is `constrained`'s."""
         if not isinstance(model.denoiser, Denoiser):
-            self._refuse_wishes(model, constraints)
+            self._refuse_steering(model)
             return model.denoiser
         denoiser: Denoiser = strand_averaged(model) if self.average_strands else model.denoiser
         masks = isinstance(denoiser.process, Masking)
@@ -162,10 +158,31 @@ class Design:
                 float(self.classifier_strength),
                 first_order=self.first_order,
             )
-        if not constraints:
-            return denoiser
-        constrained = Constrained(denoiser, *combined(constraints), given)
-        if clash := conflict(constraints, x, denoiser.process, given):
+        return denoiser
+
+    def constrained(
+        self,
+        steered: Any,
+        model: Model,
+        x: Int[Tensor, " l"],
+        span: slice,
+        given: Bool[Tensor, " l"] | None,
+    ) -> Any:
+        """What `steered` gives for the model, held to what sequences must be like: `Constrained`,
+        or itself where that is nothing. Raises UserError if no completion of x is like that."""
+        if not self.wishes:
+            return steered
+        if not isinstance(model.tokenizer, DnaTokenizer):
+            raise UserError(
+                "pattern=, forbid=, require= and gc= are for DNA, and this model reads the "
+                f"tokens of {type(model.tokenizer).__name__}; leave them out."
+            )
+        size = model.network.vocab_size
+        constraints = self.wishes.constraints(model.tokenizer, size, x, span, given)
+        if not isinstance(steered, Denoiser):
+            raise _needs_denoising(" and ".join(constraints), model)
+        constrained = Constrained(steered, *combined(constraints), given)
+        if clash := conflict(constraints, x, steered.process, given):
             begun = bool((x != model.tokenizer.mask_id).any())
             raise UserError(
                 f"{' and '.join(clash)} cannot be satisfied{' together' if clash[1:] else ''}"
@@ -178,6 +195,15 @@ class Design:
     def wishes(self) -> Wishes:
         """What sequences must be like."""
         return Wishes(self.pattern, self.forbid, self.require, self.gc, self.both_strands)
+
+    def functions_sha256(self) -> dict[str, str]:
+        """Of the files of one's own functions that are asked for, as `KEY_sha256`."""
+        functions = {"classifier": self.classifier, "reward": self.reward}
+        return {
+            f"{key}_sha256": file_sha256(Path(text.rpartition(":")[0]))
+            for key, text in functions.items()
+            if text is not None
+        }
 
     def check(self) -> None:
         """Raises UserError for keys that are wrong, or do nothing, whatever the model."""
@@ -313,22 +339,25 @@ class Design:
         mixed = ClassifierFree if masks else ClassifierFreeTransitions
         return mixed(denoiser, self.label, float(self.guidance))
 
-    def _refuse_wishes(self, model: Model, constraints: Constraints) -> None:
+    def _refuse_steering(self, model: Model) -> None:
         """Of models that are no denoisers: what has no meaning for them."""
         wishes = {
             "average_strands=true": self.average_strands,
             f"label={self.label}": self.label is not None,
             f"classifier={self.classifier}": self.classifier is not None,
             f"particles={self.particles}": self.particles is not None,
-            " and ".join(constraints): bool(constraints),
         }
         for wish, is_wished in wishes.items():
             if is_wished:
-                raise UserError(
-                    f"{wish}: only models that are sampled by denoising can do that, and this is "
-                    f"a {type(model.denoiser).__name__}; use best_of= with a reward, or a "
-                    "checkpoint of another objective."
-                )
+                raise _needs_denoising(wish, model)
+
+
+def _needs_denoising(wish: str, model: Model) -> UserError:
+    return UserError(
+        f"{wish}: only models that are sampled by denoising can do that, and this is a "
+        f"{type(model.denoiser).__name__}; use best_of= with a reward, or a checkpoint of another "
+        "objective."
+    )
 
 
 def described(sampler: Any) -> dict[str, Any]:

@@ -1,14 +1,16 @@
 """Drawing sequences from a model, what that costs, and writing them as text."""
 
+import hashlib
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from numpy.random import SeedSequence
@@ -18,7 +20,6 @@ from genodiff.data import DnaTokenizer, text_lines
 from genodiff.diffusion import ClassifierGuided, Denoiser
 from genodiff.errors import UserError
 from genodiff.files import claim_file
-from genodiff.ranks import ALONE, Ranks
 from genodiff.tasks.model import Model
 
 log = logging.getLogger(__name__)
@@ -69,42 +70,56 @@ def draw_sequences(
     *,
     seed: int,
     batch_size: int = 16,
-    ranks: Ranks = ALONE,
 ) -> Drawn:
-    """Draws every mask of x; all other tokens stay. Batch i has its own generator, seeded by
-    (seed, i).
+    """Draws every mask of x in batches, the i-th as `draw_batch` draws number i."""
+    batches, began = list[Drawn](), time.monotonic()
+    for index, rows in enumerate(x.split(batch_size)):
+        batches.append(draw_batch(model, denoiser, sampler, rows, seed=seed, index=index))
+        if len(x) > batch_size:
+            log_progress(min((index + 1) * batch_size, len(x)), len(x), began)
+    tokens, sequences, *costs = zip(*batches, strict=True)
+    return Drawn(torch.cat(tokens), [*chain(*sequences)], *map(sum, costs))
 
-    `denoiser` is the model's own, or one that wraps it, and `sampler` one that fits it. `ranks`
-    share the batches; each has all that is drawn, and the seconds are its own.
+
+def draw_batch(
+    model: Model,
+    denoiser: Any,
+    sampler: Any,
+    x: Int[Tensor, "b l"],
+    *,
+    seed: int,
+    index: int,
+) -> Drawn:
+    """Draws every mask of x; all other tokens stay. What is random follows from (seed, index).
+
+    `denoiser` is the model's own, or one that wraps it, and `sampler` one that fits it.
     """
     device = next(model.network.parameters()).device
-    tokens: list[Tensor] = []
-    asked_before = _classifier_evaluations(denoiser)
-    began = time.monotonic()
+    generator = torch.Generator(device=device).manual_seed(_seed_of(seed, index))
+    asked_before, began = _classifier_evaluations(denoiser), time.monotonic()
     with Meter(model.network) as meter:
-        for index, rows in ranks.mine(enumerate(x.to(device).split(batch_size))):
-            generator = torch.Generator(device=device).manual_seed(_seed_of(seed, index))
-            unknown, frozen = rows == model.tokenizer.mask_id, None
-            if isinstance(denoiser, Denoiser):
-                prior = denoiser.process.prior(
-                    (rows.shape[0], rows.shape[1]), device=device, generator=generator
-                )
-                rows, frozen = torch.where(unknown, prior, rows), ~unknown
-            tokens.append(sampler(denoiser, rows, frozen=frozen, generator=generator).cpu())
-            if len(x) > batch_size:
-                done = min(sum(map(len, tokens)) * ranks.size, len(x))
-                seconds = time.monotonic() - began
-                log.info("%d of %d sequences drawn, %.0f seconds", done, len(x), seconds)
-    asked = _classifier_evaluations(denoiser) - asked_before
-    drawn = torch.cat(ranks.together(tokens))
-    counts = np.sum(ranks.together([(meter.calls, meter.evaluations, asked)]), 0)
+        x = x.to(device)
+        unknown, frozen = x == model.tokenizer.mask_id, None
+        if isinstance(denoiser, Denoiser):
+            prior = denoiser.process.prior(
+                (x.shape[0], x.shape[1]), device=device, generator=generator
+            )
+            x, frozen = torch.where(unknown, prior, x), ~unknown
+        tokens = sampler(denoiser, x, frozen=frozen, generator=generator).cpu()
     return Drawn(
-        drawn,
-        [model.tokenizer.decode(row) for row in drawn],
-        *counts.tolist(),
+        tokens,
+        [model.tokenizer.decode(row) for row in tokens],
+        meter.calls,
+        meter.evaluations,
+        _classifier_evaluations(denoiser) - asked_before,
         seconds=time.monotonic() - began,
         network_seconds=meter.seconds,
     )
+
+
+def log_progress(done: int, total: int, began: float) -> None:
+    """A line; `began` as `time.monotonic` counts."""
+    log.info("%d of %d sequences drawn, %.0f seconds", done, total, time.monotonic() - began)
 
 
 def _classifier_evaluations(denoiser: nn.Module) -> int:
@@ -113,25 +128,41 @@ def _classifier_evaluations(denoiser: nn.Module) -> int:
     return sum(part.classifier_evaluations for part in guided)
 
 
-def claim_samples(out: str, *, overwrite: bool) -> Path | None:
-    """The file that out= names, None for standard output; its report goes to FILE.json beside it.
+def claim_samples(out: str, *, overwrite: bool, beside: Sequence[str] = (".json",)) -> Path | None:
+    """The file that out= names, None for standard output; files with the suffixes `beside` go
+    beside it, of which FILE.json is its report.
 
-    Raises UserError if either cannot be written, or is the other.
+    Raises UserError if one of them cannot be written, or is the other.
     """
     if out == "-":
         return None
     path = Path(out)
-    if path.suffix in (".json", ".gz"):
-        rule = "FILE.json is the report's" if path.suffix == ".json" else "it is plain text"
+    if path.suffix in (*beside, ".gz"):
+        rule = "it is plain text" if path.suffix == ".gz" else f"FILE{path.suffix} goes beside it"
         raise UserError(f"out={out} cannot end in {path.suffix}: {rule}; use e.g. out=samples.fa.")
-    claim_file(path.with_suffix(".json"), overwrite=overwrite)
+    for suffix in beside:
+        claim_file(path.with_suffix(suffix), overwrite=overwrite)
     return claim_file(path, overwrite=overwrite)
 
 
-def _seed_of(seed: int, index: int) -> int:
+def check_seed(seed: int) -> None:
+    """Raises UserError for a negative one."""
     if seed < 0:
         raise UserError(f"seed={seed} must be 0 or more.")
+
+
+def _seed_of(seed: int, index: int) -> int:
+    check_seed(seed)
     return int(SeedSequence((seed, index)).generate_state(1, "uint64")[0] >> 1)
+
+
+def weights_sha256(model: Model) -> str:
+    """SHA-256 of what a model is: its description and its weights, whatever file they are in."""
+    digest = hashlib.sha256(json.dumps(model.description, sort_keys=True).encode())
+    for name, value in model.denoiser.state_dict().items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 class Meter:
@@ -184,18 +215,19 @@ def _now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def text_of(sequences: Sequence[str], tokenizer: Any, provenance: str) -> str:
+def text_of(sequences: Sequence[str], tokenizer: Any, provenance: str, first: int = 0) -> str:
     """FASTA of DNA; of anything else a line a sequence, as `genodiff.data.read_texts` reads it."""
     if isinstance(tokenizer, DnaTokenizer):
-        return fasta_text(sequences, provenance)
+        return fasta_text(sequences, provenance, first)
     return text_lines(sequences)
 
 
-def fasta_text(sequences: Sequence[str], provenance: str, name: str = "sample") -> str:
-    """FASTA records `name_0`, `name_1`, ... whose headers carry `provenance`."""
+def fasta_text(sequences: Sequence[str], provenance: str, first: int = 0) -> str:
+    """FASTA records `sample_0`, `sample_1`, ..., or from `sample_FIRST` on, whose headers carry
+    `provenance`."""
     return "".join(
-        fasta_record(f"{name}_{index} length={len(sequence)} {provenance}", sequence)
-        for index, sequence in enumerate(sequences)
+        fasta_record(f"sample_{index} length={len(sequence)} {provenance}", sequence)
+        for index, sequence in enumerate(sequences, first)
     )
 
 

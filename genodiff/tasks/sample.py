@@ -27,6 +27,9 @@ keys:
   out=FILE|-          FASTA of DNA; of text a line a sequence, with \\\\, \\n and \\r for backslash
                       and line breaks; FILE.jsonl has {"text": ..., "ids": [...]} a line. Or
                       standard output. FILE.json beside it has config, seed, precision and cost
+                      (seconds of all processes together). Batches are kept on the way, so that the
+                      same command goes on where it was stopped; memory does not grow with
+                      num_samples
   devices=            how many processes share the batches, one a device: auto (all GPUs; one
                       process on a CPU; what torchrun or SLURM has started) or a number
   seed= device=auto|cpu|cuda overwrite=true
@@ -38,6 +41,7 @@ import json
 import logging
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -50,10 +54,21 @@ from genodiff import __version__
 from genodiff.data import json_lines
 from genodiff.diffusion import BlockDenoiser, CausalModel, Sampler, SemiAutoregressive
 from genodiff.errors import UserError
-from genodiff.files import write_text
+from genodiff.files import atomic_path, write_text
+from genodiff.parts import parts_of
 from genodiff.tasks.build import Node, select_device
 from genodiff.tasks.design import Design, described
-from genodiff.tasks.draw import PRECISION, claim_samples, draw_sequences, masks, text_of
+from genodiff.tasks.draw import (
+    PRECISION,
+    Drawn,
+    check_seed,
+    claim_samples,
+    draw_batch,
+    log_progress,
+    masks,
+    text_of,
+    weights_sha256,
+)
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import Model, load_model, require_length
 from genodiff.tasks.sharing import sharing
@@ -106,54 +121,84 @@ def main(
     for name in ("num_samples", "length", "batch_size"):
         if asked[name] is not None and asked[name] < 1:
             raise UserError(f"{name}={asked[name]} must be at least 1; use e.g. 16.")
+    check_seed(seed)
     design.check()
     target = claim_samples(out, overwrite=overwrite)
+    if target is None and devices == "auto":
+        devices = 1  # which standard output is of
     chosen = select_device(device)
     model = load_model(Path(checkpoint), torch.device("cpu"))
+    contents = None
     if template is None:
         length = DEFAULT_LENGTH if length is None else length
         row = _begun(model, length, prompt)
     else:
         _refuse_beside_template(length=length, prompt=prompt)
-        row = _filled(model, _contents(template))
+        contents = _contents(template)
+        row = _filled(model, contents)
     key = "length" if template is None else "the template's length"
     require_length(model, window or len(row), key if window is None else "window")
-    x = row.repeat(num_samples, 1)
-    with sharing(devices, chosen) as (ranks, here):
-        model.denoiser.to(here)
-        built = design.built_sampler(model, _in_windows(window, stride, design))
-        denoiser = design.denoiser(model, row)
-        drawn = draw_sequences(
-            model, denoiser, built, x, seed=seed, batch_size=batch_size, ranks=ranks
-        )
-    if ranks.rank:
-        return  # the first one writes
-    log.info(
-        "%d sequences, %s network evaluations, %.1f seconds, of which %.1f outside the network",
-        *(num_samples, f"{drawn.network_evaluations:,}", drawn.seconds),
-        drawn.seconds - drawn.network_seconds,
-    )
-    if target is not None and target.suffix == ".jsonl":
-        text = json_lines(drawn.sequences, drawn.tokens.tolist())
-    else:
-        provenance = f"model={checkpoint} seed={seed} genodiff={__version__}"
-        text = text_of(drawn.sequences, model.tokenizer, provenance)
-    if target is None:
-        sys.stdout.write(text)
-        return
-    report: dict[str, Any] = {
-        **{name: value for name, value in asked.items() if name not in ("out", "overwrite")},
-        "length": len(row),
-        "sampler": described(built),
-        "steps": _steps(described(built)),
-        "precision": PRECISION,
-        "device": str(chosen),
-        "processes": ranks.size,
-        **drawn.cost(),
+    built = design.built_sampler(model, _in_windows(window, stride, design))
+    denoiser = design.denoiser(model, row)
+    as_json = target is not None and target.suffix == ".jsonl"
+    provenance = f"model={checkpoint} seed={seed} genodiff={__version__}"
+
+    def text(drawn: Drawn, first: int) -> str:
+        if as_json:
+            return json_lines(drawn.sequences, drawn.tokens.tolist())
+        return text_of(drawn.sequences, model.tokenizer, provenance, first)
+
+    wanted = {name: asked[name] for name in asked if name not in ("out", "overwrite")}
+    made_of = {
+        "device": chosen.type,
+        "checkpoint_sha256": weights_sha256(model),
+        **design.functions_sha256(),
         "version": __version__,
     }
-    write_text(target, text)
-    write_text(target.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+    work = {**wanted, "template": contents, **made_of}
+    del work["devices"]  # which changes nothing
+    firsts = range(0, num_samples, batch_size)
+    with (
+        sharing(devices, chosen) as (ranks, here),
+        parts_of(target, work, overwrite=overwrite, ranks=ranks) as parts,
+    ):
+        denoiser.to(here)
+        began = time.monotonic()
+        for index, first in enumerate(firsts):
+            if not parts.mine(index):
+                continue
+            count = min(batch_size, num_samples - first)
+            x = row.repeat(count, 1)
+            drawn = draw_batch(model, denoiser, built, x, seed=seed, index=index)
+            parts.write(index, text(drawn, first).encode(), drawn.cost())
+            if num_samples > batch_size:
+                log_progress(first + count, num_samples, began)
+        parts.wait()
+        if ranks.rank:
+            return  # the first one writes
+        cost = parts.tally(len(firsts))
+        log.info(
+            "%d sequences, %s network evaluations, %.1f seconds, %.1f of them outside the network",
+            *(num_samples, f"{cost['network_evaluations']:,}", cost["seconds"]),
+            cost["seconds_outside_the_network"],
+        )
+        if target is None:
+            for part in parts.open(len(firsts)):
+                sys.stdout.write(part.read().decode())
+            return
+        report: dict[str, Any] = {
+            **wanted,
+            "length": len(row),
+            "sampler": described(built),
+            "steps": _steps(described(built)),
+            "precision": PRECISION,
+            "processes": ranks.size,
+            **cost,
+            **made_of,
+        }
+        with atomic_path(target) as temporary, temporary.open("wb") as file:
+            parts.join(file, len(firsts))
+        write_text(target.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
 
 
 def _begun(model: Model, length: int, prompt: str | None) -> Int[Tensor, " l"]:

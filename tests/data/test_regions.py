@@ -1,9 +1,10 @@
 import gzip
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from genodiff.data import Region, overlaps, read_regions
+from genodiff.data import Cover, Region, read_regions
 from genodiff.errors import UserError
 
 LENGTHS = {"chr1": 100, "chr2": 50}
@@ -30,6 +31,7 @@ def test_rows_have_names_and_strands_where_the_file_gives_them(tmp_path: Path) -
         ("chr1\tten\t20\n", "start 'ten' and end '20' have to be whole numbers"),
         ("chr1\t90\t101\n", "chr1:90-101 reaches beyond the 100 bases of chr1"),
         ("chrX\t1\t2\n", "the FASTA has no chromosome 'chrX'"),
+        ("1\t1\t2\n", "the FASTA has no chromosome '1'; it has 'chr1': use the FASTA's names"),
         ("chr1\t1\t2\tx\t0\t?\n", "strand '?' is none of"),
     ],
 )
@@ -39,12 +41,38 @@ def test_what_is_no_region_is_refused(tmp_path: Path, text: str, message: str) -
         read_regions(tmp_path / "r.bed", LENGTHS)
 
 
-def test_overlaps_are_cut_to_the_region() -> None:
-    region = Region("chr1", 10, 20, "r", "+")
-    others = [
-        Region("chr1", 5, 12, "", "+"),
-        Region("chr1", 14, 15, "", "-"),
-        Region("chr1", 20, 30, "", "+"),
-        Region("chr2", 10, 20, "", "+"),
-    ]
-    assert overlaps(region, others) == [(10, 12), (14, 15)]
+def test_a_cover_is_cut_to_the_region() -> None:
+    cover = Cover(
+        [
+            Region("chr1", 14, 15, "", "-"),
+            Region("chr1", 5, 12, "", "+"),
+            Region("chr1", 20, 30, "", "+"),
+            Region("chr2", 10, 20, "", "+"),
+        ]
+    )
+    assert cover.within(Region("chr1", 10, 20, "r", "+")) == [(10, 12), (14, 15)]
+    assert cover.within(Region("chr3", 10, 20, "r", "+")) == []
+
+
+def test_a_cover_has_each_base_of_its_regions_and_no_other() -> None:
+    generator = np.random.default_rng(0)
+
+    def regions(count: int) -> list[Region]:
+        starts, sizes = generator.integers(0, 190, count), generator.integers(1, 10, count)
+        return [
+            Region("chr1", int(start), int(start + size), "", "+")
+            for start, size in zip(starts, sizes, strict=True)
+        ]
+
+    for count in (0, 1, 5, 30):
+        others = regions(count)
+        cover, covered = Cover(others), np.zeros(200, bool)
+        for other in others:
+            covered[other.start : other.end] = True
+        for region in regions(50):
+            found = np.zeros(200, bool)
+            for start, end in cover.within(region):
+                assert region.start <= start < end <= region.end
+                found[start:end] = True
+            inside = slice(region.start, region.end)
+            assert (found[inside] == covered[inside]).all() and found.sum() == found[inside].sum()

@@ -1,4 +1,4 @@
-"""What can be asked of samples: every sampler, guidance, constraints, rewards, infilling."""
+"""What can be asked of samples: every sampler, guidance, constraints, rewards."""
 
 import json
 import re
@@ -175,131 +175,6 @@ def test_models_of_other_kinds_have_samplers_of_their_own(
         assert_refused(genodiff, message, "sample", *words, out="refused.fa")
 
 
-@pytest.fixture
-def regions(tmp_path: Path) -> str:
-    (tmp_path / "regions.bed").write_text(
-        "chr2\t100\t140\tforward\nchr2\t200\t230\tbackward\t0\t-\nchr3\t0\t20\n"
-    )
-    return "regions.bed"
-
-
-def test_infilling_leaves_what_is_around_untouched(
-    genodiff: Genodiff, genome: tuple[str, str], trained: str, regions: str, tmp_path: Path
-) -> None:
-    text, fasta = Path(genome[0].removeprefix("data.fasta=")).read_text(), tmp_path / "soft.fa"
-    at = text.index(">chr2\n") + 6
-    fasta.write_text(text[: at + 60] + text[at + 60 : at + 160].lower() + text[at + 160 :])
-    chromosomes = read(str(fasta))
-    (tmp_path / "keep.bed").write_text("chr2\t110\t115\nchr2\t500\t600\n")
-    outcome = genodiff(
-        "infill",
-        *(f"checkpoint={trained}", f"genome={fasta}", f"regions={regions}", "keep=keep.bed"),
-        *("context=30", "num_samples=3", "steps=8", "forbid=[AG]", "out=d.fa", "device=cpu"),
-    )
-    assert outcome.code == 0, outcome.stderr
-    designs = read("d.fa")
-    assert len(designs) == 9
-    for header, sequence in designs.items():
-        name = header.split("_")[0]
-        if name == "forward":
-            assert f"{name}_0 chr2:100-140(+) with_flanks=chr2:70-170 " in "".join(designs)
-            window, first, last = chromosomes["chr2"][70:170], 30, 70
-            assert sequence[40:45] == window[40:45].upper()
-        elif name == "backward":
-            window = chromosomes["chr2"][170:260]
-            window, first, last = reverse_complement(window), 30, 60
-        else:
-            assert header.startswith("chr3:0-20_")
-            window, first, last = chromosomes["chr3"][:50], 0, 20
-        assert len(sequence) == len(window)
-        assert sequence[:first] == window[:first] and sequence[last:] == window[last:]
-        design = sequence[first:last]
-        assert re.fullmatch("[ACGT]+", design) and design != window[first:last].upper()
-        # No new AG or CT that has a new base; those of the genome alone may stay.
-        written = np.zeros(len(window), bool)
-        written[first:last] = True
-        if name == "forward":
-            written[40:45] = False
-        for i in range(len(window) - 1):
-            if written[i : i + 2].any():
-                assert sequence[i : i + 2].upper() not in ("AG", "CT"), (header, i)
-    written_report = report("d.json")
-    assert [(row["name"], row["region"]) for row in written_report["costs"]] == [
-        ("forward", "chr2:100-140(+)"),
-        ("backward", "chr2:200-230(-)"),
-        ("chr3:0-20", "chr3:0-20(+)"),
-    ]
-    assert written_report["regions"] == regions
-
-
-def test_what_is_kept_counts_in_patterns_and_in_gc(
-    genodiff: Genodiff, genome: tuple[str, str], trained: str, tmp_path: Path
-) -> None:
-    text, fasta = Path(genome[0].removeprefix("data.fasta=")).read_text(), tmp_path / "kept.fa"
-    at = text.index(">chr2\n") + 6
-    fasta.write_text(text[: at + 100] + "GGGGGNAAAA" + text[at + 110 :])
-    (tmp_path / "one.bed").write_text("chr2\t100\t120\tmy gene\nchr2\t100\t120\tmy gene\t0\t-\n")
-    (tmp_path / "keep.bed").write_text("chr2\t100\t106\n")
-    words = (f"checkpoint={trained}", f"genome={fasta}", "regions=one.bed", "keep=keep.bed")
-    words = (*words, "context=8", "num_samples=4", "steps=8", "device=cpu", "overwrite=true")
-    outcome = genodiff("infill", *words, "gc=[0.5,0.5]", "out=d.fa")
-    assert outcome.code == 0, outcome.stderr
-    designs = read("d.fa")
-    assert len({header.split()[0] for header in designs}) == len(designs) == 8  # ids of their own
-    for header, sequence in designs.items():
-        design = sequence[8:28] if "(+)" in header else reverse_complement(sequence)[8:28]
-        assert design[:6] == "GGGGGN"
-        assert design.count("G") + design.count("C") == 10
-    (tmp_path / "one.bed").write_text("chr2\t100\t120\tx\n")
-    outcome = genodiff("infill", *words, "pattern=NNNNNNTATANNNNNNNNNN", "out=d.fa")
-    assert outcome.code == 0, outcome.stderr
-    assert all(s[8:18] == "GGGGGNTATA" for s in read("d.fa").values())
-    for more, message in (
-        (
-            ("pattern=NNANNNNNNNNNNNNNNNNN",),
-            "x (chr2:100-120): pattern cannot be satisfied with t",
-        ),
-        (("gc=[0.0,0.2]",), "x (chr2:100-120): gc=[0.0, 0.2]: of 20 bases 5 are kept G or C, and"),
-        (("pattern=NN",), "x (chr2:100-120): pattern= has 2 letters for 20 bases"),
-    ):
-        assert_refused(genodiff, message, "infill", *words, *more, out="refused.fa")
-
-
-def test_a_motif_of_any_kind_may_reach_into_the_flanks(
-    genodiff: Genodiff, genome: tuple[str, str], trained: str, tmp_path: Path
-) -> None:
-    (tmp_path / "one.bed").write_text("chr2\t100\t140\n")
-    fasta = genome[0].removeprefix("data.fasta=")
-    outcome = genodiff(
-        "infill",
-        *(f"checkpoint={trained}", f"genome={fasta}", "regions=one.bed", "context=20", "steps=8"),
-        *("require=[TAATACGACTCACTATAG]", "forbid=[CCANNNNNNNNNTGG,TAGGGATAACAGGGTAAT]"),
-        *("out=d.fa", "device=cpu"),
-    )
-    assert outcome.code == 0, outcome.stderr
-    for sequence in read("d.fa").values():
-        both = sequence + "-" + reverse_complement(sequence)
-        assert "TAATACGACTCACTATAG" in both
-        assert not re.search("CCA.{9}TGG", sequence[10:50])
-
-
-def test_designs_follow_motifs_where_the_region_says(
-    genodiff: Genodiff, genome: tuple[str, str], trained: str, tmp_path: Path
-) -> None:
-    (tmp_path / "one.bed").write_text("chr1\t100\t130\tx\t.\t-\n")
-    fasta = genome[0].removeprefix("data.fasta=")
-    outcome = genodiff(
-        "infill",
-        *(f"checkpoint={trained}", f"genome={fasta}", "regions=one.bed", "context=20"),
-        *("num_samples=2", "steps=8", "require=[GAATTC@3]", "gc=[0.5,0.5]", "out=-"),
-    )
-    assert outcome.code == 0, outcome.stderr
-    for record in outcome.stdout.split(">")[1:]:
-        design = record.split("\n", 1)[1].replace("\n", "")[20:50]
-        assert design[3:9] == "GAATTC"
-        assert design.count("G") + design.count("C") == 15
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -381,25 +256,6 @@ def test_what_cannot_be_is_refused_in_one_line(
     (tmp_path / "broken.py").write_text("1 / 0\n")
     always = (f"checkpoint={trained}", "num_samples=2", "length=8", "device=cpu")
     assert_refused(genodiff, message, "sample", *always, *words, out="refused.fa")
-
-
-def test_regions_that_cannot_be_written_are_refused(
-    genodiff: Genodiff, genome: tuple[str, str], trained: str, regions: str, tmp_path: Path
-) -> None:
-    fasta = genome[0].removeprefix("data.fasta=")
-    (tmp_path / "beyond.bed").write_text("chr2\t2000\t2060\n")
-    (tmp_path / "far.bed").write_text("chr1\t0\t20\n")
-    (tmp_path / "all.bed").write_text("chr2\t0\t2000\n")
-    always = (f"checkpoint={trained}", f"genome={fasta}", "device=cpu")
-    for words, message in (
-        (("regions=beyond.bed",), "beyond.bed, line 1: chr2:2000-2060 reaches beyond the 2048"),
-        (("regions=none.bed",), "none.bed does not exist"),
-        ((f"regions={regions}", "keep=all.bed"), "forward (chr2:100-140) is kept as a whole"),
-        ((f"regions={regions}", "context=-1"), "context=-1 must be 0 or more"),
-        ((f"regions={regions}", "num_samples=0"), "num_samples=0 must be at least 1"),
-        ((f"regions={regions}", "keep=far.bed"), "keep=far.bed has no base in any region of"),
-    ):
-        assert_refused(genodiff, message, "infill", *always, *words, out="refused.fa")
 
 
 @pytest.mark.parametrize("name", ["s.json", "s.fa.gz"])
