@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, final
 
 from genodiff.errors import UserError
-from genodiff.files import atomic_path, discard, write_text
+from genodiff.files import atomic_path, claim_file, discard, write_text
 from genodiff.ranks import ALONE, Ranks
 
 _WORK = "work.json"
@@ -69,6 +69,16 @@ class Parts:
         return self.folder / f"{index:09d}"
 
 
+def claim_outputs(target: Path, *beside: Path, overwrite: bool) -> Path:
+    """Checks, before any work is done, that the file `target` and those `beside` it can be
+    written, as `claim_file` does. Where there are parts of `target`, a kill may have left some of
+    these files: they are written again, unless the parts are another command's."""
+    is_begun = _folder(target).is_dir()
+    for path in (*beside, target):
+        claim_file(path, overwrite=overwrite or is_begun)
+    return target
+
+
 @contextmanager
 def parts_of(
     target: Path | None,
@@ -92,7 +102,7 @@ def parts_of(
         with tempfile.TemporaryDirectory(prefix="genodiff-") as folder:
             yield Parts(Path(folder), ranks)
         return
-    folder = target.with_name(f".{target.name}.parts")
+    folder = _folder(target)
     if ranks.rank == 0:
         _claim(folder, target, json.loads(json.dumps(dict(work))), overwrite)
     parts = Parts(folder, ranks)
@@ -103,13 +113,17 @@ def parts_of(
         discard(folder)
 
 
+def _folder(target: Path) -> Path:
+    return target.with_name(f".{target.name}.parts")
+
+
 def _claim(folder: Path, target: Path, work: dict[str, Any], overwrite: bool) -> None:
-    """Makes the folder, or checks that what is in it is of the same work."""
+    """Makes the folder, or checks that parts in it are of the same work."""
     known: Any = None
     if (folder / _WORK).is_file():
         known = json.loads((folder / _WORK).read_text(encoding="utf-8"))
     if known != work:
-        if known is not None and not overwrite:
+        if known is not None and any(folder.glob("[0-9]*")) and not overwrite:
             raise UserError(
                 f"out={target} was begun by another command, {_difference(known, work)}; give "
                 "that one again to finish it, or overwrite=true to drop what it made."

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from genodiff.errors import UserError
-from genodiff.parts import Parts, parts_of
+from genodiff.parts import Parts, claim_outputs, parts_of
 from genodiff.ranks import Ranks
 
 WORK = {"seed": 0, "sha256": "ab"}
@@ -72,6 +72,26 @@ def test_parts_of_another_command_are_refused_by_what_differs(tmp_path: Path) ->
         pass
     with parts_of(tmp_path / "a.txt", {**WORK, "seed": 1}, overwrite=True) as parts:
         assert make(parts, range(1)) == [0]
+
+
+def test_a_command_that_made_nothing_stands_in_nobodys_way(tmp_path: Path) -> None:
+    stop_after(tmp_path / "a.txt", range(0))
+    with parts_of(tmp_path / "a.txt", {**WORK, "seed": 1}) as parts:
+        assert make(parts, range(1)) == [0]
+
+
+def test_what_a_kill_left_of_the_outputs_is_written_again(tmp_path: Path) -> None:
+    target, report = tmp_path / "a.txt", tmp_path / "a.json"
+    target.write_text("written, and then killed")
+    with pytest.raises(UserError, match="exists"):
+        claim_outputs(target, report, overwrite=False)
+    stop_after(target, range(1))
+    assert claim_outputs(target, report, overwrite=False) == target
+    with (
+        pytest.raises(UserError, match="was begun by another command"),
+        parts_of(target, {**WORK, "seed": 1}),
+    ):
+        pass
 
 
 def test_parts_for_standard_output_leave_nothing_behind(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from genodiff.data import DnaTokenizer, text_lines
 from genodiff.diffusion import ClassifierGuided, Denoiser
 from genodiff.errors import UserError
-from genodiff.files import claim_file
+from genodiff.parts import claim_outputs
 from genodiff.tasks.model import Model
 
 log = logging.getLogger(__name__)
@@ -140,9 +140,7 @@ def claim_samples(out: str, *, overwrite: bool, beside: Sequence[str] = (".json"
     if path.suffix in (*beside, ".gz"):
         rule = "it is plain text" if path.suffix == ".gz" else f"FILE{path.suffix} goes beside it"
         raise UserError(f"out={out} cannot end in {path.suffix}: {rule}; use e.g. out=samples.fa.")
-    for suffix in beside:
-        claim_file(path.with_suffix(suffix), overwrite=overwrite)
-    return claim_file(path, overwrite=overwrite)
+    return claim_outputs(path, *map(path.with_suffix, beside), overwrite=overwrite)
 
 
 def check_seed(seed: int) -> None:

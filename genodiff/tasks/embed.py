@@ -67,8 +67,8 @@ from genodiff.errors import UserError
 from genodiff.evaluation import Embedded, Pooling, embed
 from genodiff.evaluation.borrowed import borrowed
 from genodiff.evaluation.embedding import TOLERANCE, chunking
-from genodiff.files import atomic_path, claim_file, write_text
-from genodiff.parts import parts_of
+from genodiff.files import atomic_path, write_text
+from genodiff.parts import claim_outputs, parts_of
 from genodiff.tasks.build import select_device
 from genodiff.tasks.draw import weights_sha256
 from genodiff.tasks.launch import launch
@@ -180,8 +180,7 @@ def _claim(out: str, *, overwrite: bool) -> Path:
         raise UserError(f"out={out} must end in .npz or .parquet; FILE.json goes beside it.")
     if path.suffix == ".parquet":
         require_parquet()
-    claim_file(path.with_suffix(".json"), overwrite=overwrite)
-    return claim_file(path, overwrite=overwrite)
+    return claim_outputs(path, path.with_suffix(".json"), overwrite=overwrite)
 
 
 def _opened(

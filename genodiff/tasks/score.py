@@ -71,8 +71,8 @@ from genodiff.diffusion import CausalModel
 from genodiff.errors import UserError
 from genodiff.evaluation import VariantPair, VariantScore, score_variants
 from genodiff.evaluation.variants import Method
-from genodiff.files import atomic_path, claim_file, write_text
-from genodiff.parts import parts_of
+from genodiff.files import atomic_path, write_text
+from genodiff.parts import claim_outputs, parts_of
 from genodiff.tasks.build import select_device
 from genodiff.tasks.draw import check_seed, weights_sha256
 from genodiff.tasks.launch import launch
@@ -307,8 +307,7 @@ def _claim(
         raise UserError(f"out={out} must end in {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]}.")
     if target.resolve() == Path(variants).resolve():
         raise UserError(f"out={out} is variants= too; choose another name.")
-    claim_file(_report(target), overwrite=overwrite)
-    return claim_file(target, overwrite=overwrite)
+    return claim_outputs(target, _report(target), overwrite=overwrite)
 
 
 def _suffix(target: Path) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -12,6 +13,9 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from genodiff.errors import UserError
 from genodiff.ranks import ALONE, Ranks
 from genodiff.training import cluster, processes_on
+
+_PATIENCE = timedelta(days=30)
+"""For processes that are slower: one that died is noticed at once, by its connection."""
 
 
 @contextmanager
@@ -31,7 +35,7 @@ def sharing(
         yield ALONE, device
         return
     # Results are put together on the CPU, whatever they were made on.
-    strategy = DDPStrategy(process_group_backend="gloo")
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=_PATIENCE)
     fabric = Fabric(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=there.per_node,
