@@ -16,10 +16,10 @@ from jaxtyping import Float32, Shaped
 
 from genodiff.errors import UserError
 from genodiff.evaluation.metrics import are_numbers
-from genodiff.evaluation.words import letter_codes, reverse_complements, words
+from genodiff.evaluation.words import letter_codes, word_shares
 
-_LONGEST_WORD = 6
-_COMPLEMENT = (3, 2, 1, 0)
+LENGTHS = range(1, 7)
+"""Of the words whose frequencies are features."""
 _PENALTIES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)  # scikit-learn's C, from the strongest penalty down
 _WORD_PENALTIES = (1e-1, 1.0, 1e1, 1e2)
 _ITERATIONS = 100
@@ -130,14 +130,15 @@ def word_logistic(
     return _fitted([normalize(part) for part in features], train, valid, _WORD_PENALTIES)
 
 
-def require_sklearn(what: str) -> None:
-    """Raises UserError if scikit-learn is not installed, by which `what` is fitted."""
+def require_sklearn(what: str, extra: str = "downstream") -> None:
+    """Raises UserError if scikit-learn is not installed, by which `what` is fitted; it names the
+    extra of genodiff that brings it."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"scikit-learn is not installed, and {what} is fitted with it; run pip install "
-            "'genodiff[downstream]'."
+            f"'genodiff[{extra}]'."
         ) from error
 
 
@@ -182,17 +183,6 @@ def word_frequencies(
 ) -> Float32[np.ndarray, "n words"]:
     """The share of each word among those of its length in each sequence, for lengths 1 to 6; a
     word and its reverse complement are one. 0 where a sequence has no word of a length."""
-    tables = []
-    for k in range(1, _LONGEST_WORD + 1):
-        canonical = np.minimum(np.arange(4**k), reverse_complements(k, _COMPLEMENT))
-        tables.append(np.unique(canonical, return_inverse=True)[1])
-    begins = np.cumsum([0, *(table.max() + 1 for table in tables)])
-    frequencies = np.zeros((len(sequences.labels), begins[-1]), np.float32)
     codes = letter_codes(sequences.ids, data_ids)
-    for i, row in enumerate(frequencies):
-        sequence = codes[sequences.starts[i] : sequences.starts[i + 1]]
-        found_of = words(sequence, 4, _LONGEST_WORD)
-        for table, begin, (_, found) in zip(tables, begins[:-1], found_of, strict=True):
-            counts = np.bincount(table[found], minlength=table.max() + 1)
-            row[begin : begin + len(counts)] = counts / max(len(found), 1)
-    return frequencies
+    each = np.split(codes, sequences.starts[1:-1]) if len(sequences.labels) else ()
+    return word_shares(each, LENGTHS)

@@ -54,7 +54,7 @@ def pearson(told: Labels, labels: Labels) -> float:
 
 def spearman(told: Labels, labels: Labels) -> float:
     """Spearman's correlation: Pearson's of the ranks, equal values sharing their mean rank."""
-    return pearson(_ranks(told), _ranks(labels))
+    return pearson(ranks(told), ranks(labels))
 
 
 METRICS: Mapping[str, Callable[[Labels, Labels], float]] = {
@@ -87,6 +87,7 @@ def items_95(metric: str, told: Labels, labels: Labels) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _ranks(values: Labels) -> Float[ndarray, " n"]:
+def ranks(values: Labels) -> Float[ndarray, " n"]:
+    """1 for the least value, n for the greatest; equal ones share their mean rank."""
     _, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[group]

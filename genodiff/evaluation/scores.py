@@ -240,6 +240,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
+    """q-values of several tests, in the order given: the least share of false findings, in
+    expectation, at which each is still one (Benjamini & Hochberg 1995; their tests are independent
+    or positively dependent)."""
+    adjusted, least = [0.0] * len(p_values), 1.0
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    for rank, i in reversed(list(enumerate(order, start=1))):
+        least = min(least, len(p_values) / rank * p_values[i])
+        adjusted[i] = least
+    return adjusted
+
+
 def _both(
     figure: Figure,
     protocol: Protocol,
