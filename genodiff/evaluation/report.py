@@ -22,7 +22,10 @@ from genodiff.files import write_text
 Cell = str | int | float | None
 """Text, a number, or nothing (shown as a dash)."""
 
-_NUMBER = re.compile(r"[-+]?[\d.,]+( %| to [-+]?[\d.,]+)?")
+_IS_NUMBER = ' class="number"'
+_FIGURE = r"[-+<]?[\d.,]+(?:e[-+]\d+)?(?: %)?"
+_NUMBER = re.compile(rf"{_FIGURE}( (to|of) {_FIGURE})?")
+_WITH_INTERVAL = re.compile(rf"({_FIGURE}) \(({_FIGURE} to {_FIGURE})\)")
 
 
 class Block(abc.ABC):
@@ -42,6 +45,17 @@ class Paragraph(Block):
 
     def html(self) -> str:
         return f"<p>{escape(self.text)}</p>"
+
+
+@final
+@dataclass(frozen=True)
+class Lines(Block):
+    """A list of lines of plain text."""
+
+    lines: Sequence[str]
+
+    def html(self) -> str:
+        return f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in self.lines)}</ul>"
 
 
 @final
@@ -75,7 +89,8 @@ class Facts(Block):
 class Table(Block):
     """Rows of cells under column names.
 
-    Numbers, also as text with "%" or as "1.2 to 3.4", are set right; a float is shown in 4 digits.
+    Numbers, also as text with "%", as "1.2 to 3.4" or as "2.3 (1.2 to 3.4)", are set right; a
+    float is shown in 4 digits.
     """
 
     columns: Sequence[str]
@@ -92,9 +107,17 @@ class Table(Block):
 
     def html(self) -> str:
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
-        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in self.columns)
-        body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in self.rows)
-        return f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        cells = [[*map(_cell, row)] for row in self.rows]
+        body = "".join(f"<tr>{''.join(row)}</tr>" for row in cells)
+        are_numbers = [
+            any(_IS_NUMBER in row[i] for row in cells) for i in range(len(self.columns))
+        ]
+        head = "".join(
+            f'<th scope="col"{_IS_NUMBER if is_number else ""}>{escape(name)}</th>'
+            for name, is_number in zip(self.columns, are_numbers, strict=True)
+        )
+        rows = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+        return f'<div class="table"><table>{caption}{rows}</table></div>'
 
 
 @final
@@ -244,14 +267,17 @@ class Report:
 
 def _cell(value: Cell) -> str:
     if value is None:
-        return '<td class="number">-</td>'
+        return _number("-")
     if isinstance(value, str):
-        return f"<td>{escape(value)}</td>" if not _NUMBER.fullmatch(value) else _number(value)
+        if found := _WITH_INTERVAL.fullmatch(value):
+            return _number(f"{escape(found[1])} <small>({escape(found[2])})</small>")
+        text = escape(value)
+        return _number(text) if _NUMBER.fullmatch(value) else f"<td>{text}</td>"
     return _number(f"{value:,}" if isinstance(value, int) else f"{value:.4g}")
 
 
 def _number(text: str) -> str:
-    return f'<td class="number">{text}</td>'
+    return f"<td{_IS_NUMBER}>{text}</td>"
 
 
 def _letters(text: str) -> str:
@@ -321,7 +347,8 @@ h1 { font-size: 2rem; line-height: 1.2; margin: 0; letter-spacing: -0.01em; }
 h2 { font-size: 1.3rem; margin: 0 0 .6rem; }
 .subtitle { color: var(--soft); margin: .4rem 0 0; font-size: 1.05rem; }
 section { margin: 0 0 2.75rem; }
-p { max-width: 46rem; margin: .5rem 0 1rem; }
+p, ul { max-width: 46rem; margin: .5rem 0 1rem; }
+ul { padding-left: 1.2rem; }
 .note, figcaption, caption, footer { color: var(--soft); font-size: .875rem; }
 .facts {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .9rem;
@@ -335,16 +362,24 @@ figure { margin: 0 0 1.5rem; }
 .drawing {
   display: grid; grid-template-columns: minmax(0, 1fr) auto; gap: 1.75rem; align-items: center;
 }
-.drawing > :only-child { grid-column: 1 / -1; }
+.drawing > :only-child { grid-column: 1 / -1; max-width: 48rem; }
 .drawing svg { display: block; width: 100%; height: auto; max-height: 30rem; }
+.drawing > :only-child svg { max-height: 52rem; }
 .drawing svg text { font-family: var(--sans) !important; }
 figcaption { margin-top: .6rem; max-width: 46rem; }
+.table { overflow-x: auto; margin: 0 0 1rem; }
+.drawing .table { margin: 0; }
 table { border-collapse: collapse; font-size: .83rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding-bottom: .3rem; }
 th { text-align: left; font-weight: 600; border-bottom: 2px solid var(--ink); }
 th, td { padding: .28rem 0 .28rem 1.1rem; vertical-align: top; }
 :is(th, td):first-child { padding-left: 0; }
-th:not(:first-child), td.number { text-align: right; white-space: nowrap; }
+th { vertical-align: bottom; }
+td:first-child { min-width: 7rem; }
+.number { text-align: right; }
+td.number { white-space: nowrap; }
+:is(th, td):first-child { text-align: left; }
+td small { display: block; color: var(--soft); font-size: .92em; }
 tbody tr + tr td { border-top: 1px solid var(--line); }
 code, pre { font-family: var(--mono); }
 .sequences dt { font-weight: 600; font-size: .9rem; }
@@ -364,7 +399,8 @@ footer { border-top: 1px solid var(--line); padding-top: .8rem; }
   @page { margin: 16mm 14mm; }
   body { padding: 0; max-width: none; font-size: 10pt; }
   .facts { grid-template-columns: repeat(auto-fit, minmax(8rem, 1fr)); }
-  .drawing svg { max-height: 75mm; }
+  .drawing svg, .drawing > :only-child svg { max-height: 110mm; }
+  .drawing .numbers { align-self: start; }
   h2 { break-after: avoid; }
   figure, table, .facts, .sequences dt, .sequences dd { break-inside: avoid; }
   table { font-size: 8pt; }

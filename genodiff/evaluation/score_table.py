@@ -1,6 +1,6 @@
-"""The scores of many tasks and models as a Markdown page and as a picture.
+"""The scores of many tasks and models as a Markdown page, as a picture and as an HTML page.
 
-Both are made of the contents of results.json files alone, one for each task and model, so they can
+All are made of the contents of results.json files alone, one for each task and model, so they can
 be made again at any time.
 """
 
@@ -11,9 +11,18 @@ import numpy as np
 
 from genodiff.errors import UserError
 from genodiff.evaluation.audit import leakage_lines
-from genodiff.evaluation.figures import BLUE, INK, LINE, SOFT, VERMILLION, rendered
+from genodiff.evaluation.figures.drawing import VERMILLION, Look, rendered, svg_of
+from genodiff.evaluation.figures.estimates import (
+    BASELINE,
+    MODEL,
+    Mark,
+    Rows,
+    draw_panels,
+    panels_height,
+)
 from genodiff.evaluation.metrics import METRICS
 from genodiff.evaluation.published_scores import NOTES, PUBLISHED
+from genodiff.evaluation.report import Figure, Lines, Paragraph, Report, Section, Table
 
 Results = Mapping[str, Any]
 
@@ -42,6 +51,24 @@ class _Column(NamedTuple):
         return result.get("also", {}).get(self.figure)
 
 
+_EXPLAINED = (
+    "Accuracy unless a column names another figure: mean ± (largest - smallest) over runs. "
+    "Baselines: with the 95 % interval over test items. Unseen items have no copy in the training "
+    "set."
+)
+_UNSEEN = Look(VERMILLION, "D", is_filled=False)
+
+
+class _Row(NamedTuple):
+    """A row of the table: a name with a note behind it, and a cell a column (None: no figure).
+    `emphasis` is Markdown's, of the name."""
+
+    name: str
+    cells: Sequence[str | None]
+    note: str = ""
+    emphasis: str = ""
+
+
 def score_page(results: Sequence[Results], *, tests: Sequence[str] = ()) -> str:
     """A Markdown page: figures of tasks across, models down, with baselines, published rows and
     the audit.
@@ -52,59 +79,56 @@ def score_page(results: Sequence[Results], *, tests: Sequence[str] = ()) -> str:
     Raises:
         UserError: nothing to show, or two results of one task and model.
     """
-    cells = _by_task_and_model(results)
-    tasks, models = _unique(cells, 0), _unique(cells, 1)
-    first = {task: next(cells[key] for key in cells if key[0] == task) for task in tasks}
-    columns = [column for task in tasks for column in _columns(first[task])]
-
-    def rows(name: str, cell: Callable[[_Column], str | None]) -> list[str]:
-        """One row of the table, none where no column has the figure."""
-        shown = [cell(column) for column in columns]
-        return [f"| {name} | " + " | ".join(text or "-" for text in shown) + " |"] * any(shown)
-
-    def of_model(model: str, key: str | None) -> Callable[[_Column], str | None]:
-        return lambda column: _spread(_part(column.of(cells.get((column.task, model))), key))
-
-    def of_first(key: str | None) -> Callable[[_Column], Results | None]:
-        return lambda column: _part(column.of(first[column.task]), key)
-
-    lines = ["# Scores", "", *rows("", lambda column: column.label)]
-    lines += ["|---" * (len(columns) + 1) + "|"]
-    for model in models:
-        lines += rows(f"**{model}**", of_model(model, None))
-        lines += rows(f"{model}, unseen items", of_model(model, "deduplicated"))
-    for name, label in _BASELINES.items():
-        for title, key in ((label, None), (f"{label}, unseen items", "deduplicated")):
-            part = of_first(key)
-            lines += rows(
-                title, lambda column, name=name, part=part: _baseline(part(column), name)
-            )
-    for paper, of_paper in PUBLISHED.items():
-        for model, scores in of_paper.items():
-            lines += rows(
-                f"*{model}* ({paper})",
-                lambda column, scores=scores: (
-                    _pair(*scores[column.label]) if column.label in scores else None
-                ),
-            )
-    whole, unseen = of_first(None), of_first("deduplicated")
-    lines += [
-        *rows("test items", lambda column: _tested(whole(column))),
-        *rows("of them unseen", lambda column: _tested(unseen(column))),
-        *rows("protocol", lambda column: _protocol(first[column.task])),
-        "",
-        "Accuracy unless a column names another figure: mean ± (largest - smallest) over runs. "
-        "Baselines: with the 95 % interval over test items. Unseen items have no copy in the "
-        "training set.",
-        "",
-        *(f"{note}\n" for note in _notes([column.label for column in columns])),
-        *(["## Paired tests", "", *(f"- {line}" for line in tests), ""] if tests else []),
-        "## Audit",
+    scores = _Scores(results)
+    columns = [column.label for column in scores.columns]
+    head, *table = [
+        f"| {row.emphasis}{row.name}{row.emphasis}{row.note} | "
+        + " | ".join(text or "-" for text in row.cells)
+        + " |"
+        for row in (_Row("", columns), *scores.rows())
     ]
-    for task in tasks:
+    lines = ["# Scores", "", head, "|---" * (len(columns) + 1) + "|", *table, "", _EXPLAINED, ""]
+    lines += [f"{note}\n" for note in _notes(columns)]
+    lines += ["## Paired tests", "", *(f"- {line}" for line in tests), ""] if tests else []
+    lines.append("## Audit")
+    for task, result in scores.first.items():
         lines += ["", f"### {task}", ""]
-        lines += [f"- {line}" for line in leakage_lines(first[task]["leakage"])]
+        lines += [f"- {line}" for line in leakage_lines(result["leakage"])]
     return "\n".join(lines) + "\n"
+
+
+def score_report(
+    results: Sequence[Results], *, tests: Sequence[str] = (), footer: str = ""
+) -> Report:
+    """What `score_page` and `score_picture` show, as one HTML page.
+
+    Raises:
+        UserError: nothing to show, two results of one task and model, or no matplotlib.
+    """
+    scores = _Scores(results)
+    columns = [column.label for column in scores.columns]
+    panels = scores.panels()
+    table = Table(["", *columns], [[row.name + row.note, *row.cells] for row in scores.rows()])
+    alt = f"Scores of {', '.join(scores.models)}, with baselines, on {', '.join(panels)}."
+    figure = Figure(
+        svg_of(_drawing(panels), height=panels_height(panels)),
+        alt,
+        "Circles: models. Squares: baselines. Open diamonds: unseen test items alone.",
+    )
+    return Report(
+        "Scores",
+        [
+            Section("Scores with their 95 % intervals", [figure]),
+            Section("As numbers", [table, *map(Paragraph, [_EXPLAINED, *_notes(columns)])]),
+            *([Section("Paired tests", [Lines(tests)])] if tests else []),
+            *(
+                Section(f"Audit of {task}", [Lines(leakage_lines(result["leakage"]))])
+                for task, result in scores.first.items()
+            ),
+        ],
+        subtitle=f"{', '.join(scores.models)} on {', '.join(scores.first)}",
+        footer=footer,
+    )
 
 
 def score_picture(results: Sequence[Results], *, picture: Literal["svg", "png"] = "svg") -> bytes:
@@ -114,44 +138,102 @@ def score_picture(results: Sequence[Results], *, picture: Literal["svg", "png"] 
     Raises:
         UserError: nothing to show, two results of one task and model, or no matplotlib.
     """
-    cells = _by_task_and_model(results)
-    columns = [
-        column
-        for task in _unique(cells, 0)
-        for column in _columns(next(cells[key] for key in cells if key[0] == task))
-    ]
-    panels_of = {column.label: _panel(column, cells) for column in columns}
+    panels = _Scores(results).panels()
+    return rendered(
+        _drawing(panels),
+        height=panels_height(panels),
+        width=6.2,
+        picture=picture,
+        background="white",
+    )
 
-    def draw(figure: Any) -> None:
-        heights = [len(rows) for rows in panels_of.values()]
-        panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for axes, (title, rows) in zip(panels, panels_of.items(), strict=True):
-            for place, (_, kind, whole, unseen) in enumerate(rows):
-                colour = BLUE if kind == "model" else SOFT
-                marker = "o" if kind == "model" else "s"
-                for part, shift, options in (
-                    (whole, -0.12, {"marker": marker, "color": colour}),
-                    (unseen, 0.2, {"marker": "D", "color": VERMILLION, "mfc": "white"}),
-                ):
-                    if part is not None:
-                        value, interval = part
-                        if interval is not None:
-                            axes.plot(interval, [place + shift] * 2, color=options["color"])
-                        axes.plot(value, place + shift, markersize=5, **options)
-            axes.set_yticks(range(len(rows)), [name for name, *_ in rows])
-            axes.set_ylim(len(rows) - 0.5, -0.5)
-            axes.set_title(title, loc="left", fontsize=9, fontweight="bold", color=INK)
-            axes.tick_params(axis="y", length=0)
-            axes.grid(axis="x", color=LINE, linewidth=0.6)
-            axes.set_axisbelow(True)
-        panels[-1].set_xlabel("score, 95 % interval; diamonds: unseen test items alone")
 
-    height = 0.6 + sum(0.5 + 0.28 * len(rows) for rows in panels_of.values())
-    return rendered(draw, height=height, width=6.2, picture=picture, background="white")
+def _drawing(panels: Mapping[str, Rows]) -> Callable[[Any], None]:
+    return lambda figure: draw_panels(
+        figure, panels, "score, 95 % interval; diamonds: unseen test items alone"
+    )
+
+
+class _Scores:
+    """Results by task and model, with the columns, rows and panels that show them."""
+
+    def __init__(self, results: Sequence[Results]):
+        self.cells = _by_task_and_model(results)
+        self.models = [*dict.fromkeys(model for _, model in self.cells)]
+        self.first: dict[str, Results] = {}
+        for (task, _), result in self.cells.items():
+            self.first.setdefault(task, result)
+        self.columns = [column for result in self.first.values() for column in _columns(result)]
+
+    def rows(self) -> list[_Row]:
+        """Models, baselines, published rows and what was tested, without rows of no figure."""
+        found = []
+        for model in self.models:
+            whole, unseen = (self._of_model(model, key) for key in (None, "deduplicated"))
+            found.append(_Row(model, whole, emphasis="**"))
+            found.append(_Row(model, unseen, ", unseen items"))
+        for name, label in _BASELINES.items():
+            for note, key in (("", None), (", unseen items", "deduplicated")):
+                cells = [_baseline(part, name) for part in self._of_first(key)]
+                found.append(_Row(label, cells, note))
+        for paper, of_paper in PUBLISHED.items():
+            for model, scores in of_paper.items():
+                pairs = [scores.get(column.label) for column in self.columns]
+                cells = [None if pair is None else _pair(*pair) for pair in pairs]
+                found.append(_Row(model, cells, f" ({paper})", "*"))
+        found.append(_Row("test items", [*map(_tested, self._of_first(None))]))
+        found.append(_Row("of them unseen", [*map(_tested, self._of_first("deduplicated"))]))
+        found.append(_Row("protocol", [_protocol(self.first[c.task]) for c in self.columns]))
+        return [row for row in found if any(row.cells)]
+
+    def panels(self) -> dict[str, Rows]:
+        """A panel a column."""
+        return {column.label: self._panel(column) for column in self.columns}
+
+    def _panel(self, column: _Column) -> Rows:
+        found = {
+            model: column.of(result)
+            for (task, model), result in self.cells.items()
+            if task == column.task
+        }
+        rows = [
+            (model, _marks(MODEL, [_mean(result), _mean(result["deduplicated"])]))
+            for model, result in found.items()
+            if result is not None
+        ]
+        first = next(result for result in found.values() if result is not None)
+        for name, label in _BASELINES.items():
+            parts = [_baseline_row(part, name) for part in (first, first["deduplicated"])]
+            if any(parts):
+                rows.append((label, _marks(BASELINE, [*map(_value_95, parts)])))
+        return rows
+
+    def _of_model(self, model: str, key: str | None) -> list[str | None]:
+        return [
+            _spread(_part(column.of(self.cells.get((column.task, model))), key))
+            for column in self.columns
+        ]
+
+    def _of_first(self, key: str | None) -> list[Results | None]:
+        return [_part(column.of(self.first[column.task]), key) for column in self.columns]
 
 
 Part = tuple[float, Sequence[float] | None] | None
 """A score and its interval."""
+
+
+def _marks(look: Look, parts: Sequence[Part]) -> list[Mark]:
+    """Of all test items, and of the unseen ones."""
+    looks = (look, _UNSEEN)
+    return [Mark(*part, look) for part, look in zip(parts, looks, strict=True) if part]
+
+
+def _mean(part: Results | None) -> Part:
+    return None if part is None else (part["mean"], part["confidence_95"])
+
+
+def _value_95(row: Results | None) -> Part:
+    return None if row is None else (_value(row), row["confidence_95"])
 
 
 def _columns(result: Results) -> list[_Column]:
@@ -160,29 +242,6 @@ def _columns(result: Results) -> list[_Column]:
     others = result.get("also", {})
     label = task if name == "accuracy" and not others else f"{task}, {name}"
     return [_Column(task, None, label), *(_Column(task, o, f"{task}, {o}") for o in others)]
-
-
-def _panel(
-    column: _Column, cells: Mapping[tuple[str, str], Results]
-) -> list[tuple[str, str, Part, Part]]:
-    """Name, kind, all test items and the unseen ones of each row of a panel."""
-    rows, found = [], []
-    for (task, model), result in cells.items():
-        if task == column.task and (figure := column.of(result)) is not None:
-            found.append(figure)
-            parts = [
-                None if part is None else (part["mean"], part["confidence_95"])
-                for part in (figure, figure["deduplicated"])
-            ]
-            rows.append((model, "model", *parts))
-    for name, label in _BASELINES.items():
-        parts = [
-            None if row is None else (_value(row), row["confidence_95"])
-            for row in (_baseline_row(part, name) for part in (found[0], found[0]["deduplicated"]))
-        ]
-        if any(parts):
-            rows.append((label, "baseline", *parts))
-    return rows
 
 
 def _value(row: Results) -> float:
@@ -211,10 +270,6 @@ def _by_task_and_model(results: Sequence[Results]) -> dict[tuple[str, str], Resu
             )
         cells[key] = result
     return cells
-
-
-def _unique(cells: Mapping[tuple[str, str], Results], part: int) -> list[str]:
-    return list(dict.fromkeys(key[part] for key in cells))
 
 
 def _part(result: Results | None, key: str | None) -> Results | None:

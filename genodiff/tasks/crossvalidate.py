@@ -11,9 +11,10 @@ example:
 
 keys:
   out=DIR             folder: a run as of finetune for each fold; at the end results.json,
-                      results.md, results.svg (with genodiff[report]) and items.npz (what was told
-                      of each). The same command goes on where it was stopped; started several
-                      times at once, on several devices or as a SLURM array, it shares the folds
+                      results.md, results.html and results.svg (with genodiff[report]) and
+                      items.npz (what was told of each). The same command goes on where it was
+                      stopped; started several times at once, on several devices or as a SLURM
+                      array, it shares the folds
   protocol=paper      the task's test set, and 90/10 splits of its training set by the seeds 1 to
                       folds= (Caduceus, MDLM); or kfold: of all but the test set, near copies kept
                       together
@@ -56,7 +57,7 @@ from genodiff.evaluation import (
     score_results,
     word_logistic,
 )
-from genodiff.evaluation.score_table import score_page, score_picture
+from genodiff.evaluation.score_table import score_page, score_picture, score_report
 from genodiff.evaluation.scores import ACCURACY
 from genodiff.files import atomic_path, claim_folder, write_text
 from genodiff.tasks.build import Node, select_device
@@ -323,10 +324,12 @@ def _write(folder: Path, mine: Scores, others: Sequence[Scores], tests: Sequence
     try:
         picture = score_picture(every)
     except UserError as error:  # without matplotlib
-        log.info("no results.svg: %s", error)
+        log.info("no results.svg and no results.html: %s", error)
     else:
         with atomic_path(folder / "results.svg") as temporary:
             temporary.write_bytes(picture)
+        page = score_report(every, tests=tests, footer=f"genodiff {__version__}")
+        page.write(folder / "results.html")
     write_text(folder / "results.json", json.dumps(mine.results, indent=2) + "\n")
 
 

@@ -28,7 +28,7 @@ from genodiff import __version__
 from genodiff.data import SequenceData, Split, SyntheticGenome
 from genodiff.diffusion import Ancestral
 from genodiff.errors import UserError
-from genodiff.evaluation import Likelihood, divergence, kmer_spectrum, nelbo, noise_floor
+from genodiff.evaluation import Likelihood, divergence, kmer_spectra, nelbo, noise_floors
 from genodiff.evaluation.figures import (
     Curve,
     Estimate,
@@ -228,12 +228,11 @@ def compare_spectra(
     floor."""
     ids = list(model.tokenizer.data_ids)
     reference = list(law.draw(4096, LENGTH, random))
-    compared = {}
-    for k in (3, 6):
-        sampled = kmer_spectrum(drawn.sequences, k)
-        true = kmer_spectrum(reference, k, data_ids=ids)
-        compared[k] = sampled, true, divergence(sampled, true), noise_floor(true, size=SAMPLES)
-    return compared
+    ks = (3, 6)
+    sampled = kmer_spectra(drawn.sequences, ks)
+    true = kmer_spectra(reference, ks, data_ids=ids)
+    floors = noise_floors(reference, ks, size=SAMPLES, data_ids=ids)
+    return {k: (sampled[k], true[k], divergence(sampled[k], true[k]), floors[k]) for k in ks}
 
 
 def report(

@@ -1,12 +1,14 @@
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from genodiff.errors import UserError
-from genodiff.evaluation import divergence, kmer_spectrum, noise_floor
+from genodiff.evaluation import divergence, kmer_spectrum, noise_floors
 from genodiff.evaluation.figures import (
     Curve,
     Estimate,
@@ -15,6 +17,9 @@ from genodiff.evaluation.figures import (
     mask_rate_picture,
     spectrum_figure,
 )
+from genodiff.evaluation.figures.drawing import Look
+from genodiff.evaluation.figures.estimates import Mark, panels_svg
+from genodiff.evaluation.figures.lines import Series, lines_svg
 from genodiff.evaluation.mask_rates import MaskRate
 from genodiff.evaluation.report import Figure, Report, Section
 
@@ -41,15 +46,15 @@ def loss() -> Figure:
 
 def spectrum(k: int) -> Figure:
     random = np.random.default_rng(k)
-    sample, reference = (
-        kmer_spectrum(["".join(random.choice(list("ACGT"), size=400)) for _ in range(8)], k)
-        for _ in range(2)
+    ours, theirs = (
+        ["".join(random.choice(list("ACGT"), size=400)) for _ in range(8)] for _ in range(2)
     )
+    sample, reference = (kmer_spectrum(each, k, resamples=20) for each in (ours, theirs))
     return spectrum_figure(
         sample,
         reference,
-        divergence=divergence(sample, reference, resamples=20),
-        floor=noise_floor(reference, splits=5),
+        divergence=divergence(sample, reference),
+        floor=noise_floors(theirs, (k,), splits=5)[k],
         names=(HOSTILE, "genome"),
     )
 
@@ -132,3 +137,37 @@ def test_mask_rates_are_drawn_as_files() -> None:
     assert mask_rate_picture(rates, picture="png").startswith(b"\x89PNG")
     with pytest.raises(UserError, match="use estimator=exactly_k"):
         mask_rate_picture([])
+
+
+LOOK = Look("#0072b2", "o", "--")
+
+
+def test_lines_and_panels_are_drawings_whose_text_is_text() -> None:
+    one = Series("a & b", [1.0, 2.0, 3.0], [10.0, None, 0.01], LOOK, [(5.0, 20.0), None, None])
+    svg = lines_svg([one], x_label="x", y_label="y", lowest=0.1)
+    assert svg.startswith("<svg") and svg.endswith("</svg>")
+    assert ">a &amp; b<" in svg and ">10<" in svg and "mathdefault" not in svg
+    panels = {"one": [("first", [Mark(0.5, (0.4, 0.6), LOOK), Mark(0.7, None, LOOK)])]}
+    svg = panels_svg(panels, "quantity", {"set": LOOK}, equal=0.5)
+    for name in ("one", "first", "quantity", "set"):
+        assert f">{name}<" in svg
+
+
+def test_what_is_below_a_logarithmic_axis_is_marked_at_its_foot() -> None:
+    def marks(lowest: float | None, y: float) -> list[Any]:
+        drawn: list[Any] = []
+        original = Axes.plot
+
+        def plot(self: Any, *args: Any, **options: Any) -> Any:
+            if options.get("marker"):
+                drawn.append((args[1], options["marker"]))
+            return original(self, *args, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Axes, "plot", plot)
+            lines_svg([Series("a", [1.0], [y], LOOK)], x_label="", y_label="", lowest=lowest)
+        return drawn
+
+    assert marks(0.1, 0.0) == [(0.1, "v")]
+    assert marks(0.1, 0.2) == [(0.2, "o")]
+    assert marks(None, -0.3) == [(-0.3, "o")]

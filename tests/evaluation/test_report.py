@@ -11,6 +11,7 @@ from genodiff.evaluation.report import (
     Facts,
     Figure,
     InfilledStretch,
+    Lines,
     Paragraph,
     Report,
     Section,
@@ -47,6 +48,7 @@ def text_of(html: str) -> str:
 
 EVERY_BLOCK: list[Block] = [
     Paragraph(HOSTILE),
+    Lines([HOSTILE]),
     Facts([Fact(HOSTILE, HOSTILE, HOSTILE)]),
     Table([HOSTILE], [[HOSTILE], [1234], [0.123456], [None]], HOSTILE),
     Figure("<svg></svg>", HOSTILE, HOSTILE, Table([HOSTILE], [[HOSTILE]])),
@@ -90,6 +92,18 @@ def test_numbers_are_set_right_and_words_left() -> None:
         *("<td>word", f"{right}12,345", f"{right}0.1235", f"{right}-", f"{right}3.4 %"),
         *(f"{right}1.2 to 3.4", "<td>order 3"),
     ]
+
+
+def test_an_interval_stands_below_its_figure() -> None:
+    html = Table(["a", "b"], [["x", "1.2e-05 (0 to 0.3)"], ["y", "41 % (40 to 42)"]]).html()
+    assert '<td class="number">1.2e-05 <small>(0 to 0.3)</small></td>' in html
+    assert '<td class="number">41 % <small>(40 to 42)</small></td>' in html
+
+
+def test_the_name_of_a_column_stands_as_its_cells_do() -> None:
+    html = Table(["words", "numbers"], [["a", 1], ["b", "<0.0001"]]).html()
+    assert '<th scope="col">words</th><th scope="col" class="number">numbers</th>' in html
+    assert '<td class="number">&lt;0.0001</td>' in html
 
 
 def test_a_row_of_another_length_is_refused() -> None:

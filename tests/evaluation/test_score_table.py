@@ -1,6 +1,8 @@
 """The page and the picture of scores, made of results alone."""
 
+import re
 import sys
+from html import escape, unescape
 from typing import Any
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from genodiff.errors import UserError
 from genodiff.evaluation.published_scores import PUBLISHED
-from genodiff.evaluation.score_table import score_page, score_picture
+from genodiff.evaluation.score_table import score_page, score_picture, score_report
 from genodiff.evaluation.scores import Figure, Run, score_results
 
 SPLIT: dict[str, Any] = {
@@ -158,6 +160,25 @@ def test_the_picture_shows_every_task_and_model(picture: Any) -> None:
     for name in ("human_nontata_promoters", "tf_0", "ours", "from scratch", "majority class"):
         assert f">{name}<" in text
     assert "length alone" not in text
+
+
+def test_the_html_page_has_what_the_others_have() -> None:
+    tests = ["ours - from scratch: +0.1"]
+    page = score_report(RESULTS, tests=tests, footer="genodiff 0").html()
+    markdown = score_page(RESULTS, tests=tests)
+    cells = {
+        cell.strip().replace("*", "")
+        for line in markdown.splitlines()
+        if line.startswith("| ")
+        for cell in line.strip("|").split("|")
+    }
+    assert len(cells) > 30
+    found = re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", page)
+    texts = {unescape(re.sub("<[^>]*>", "", text)) for text in found}
+    assert cells <= texts
+    for line in (line[2:] for line in markdown.splitlines() if line.startswith("- ")):
+        assert f"<li>{escape(line)}</li>" in page
+    assert page.count("<svg") == 1 and "Scores of ours, from scratch" in page
 
 
 def test_what_cannot_be_shown_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ def test_five_seeds_end_in_a_table(genodiff: Genodiff, data: tuple[str, ...]) ->
     table = Path("two/results.md").read_text()
     assert "**two**" in table and "**one**" in table and "McNemar" in table
     assert Path("two/results.svg").read_text().startswith("<")
+    page = Path("two/results.html").read_text()
+    assert "McNemar" in page and "<svg" in page and "Audit of" in page
 
 
 def test_k_folds_test_all_training_sequences(genodiff: Genodiff, data: tuple[str, ...]) -> None:
