@@ -24,7 +24,7 @@ Cell = str | int | float | None
 
 _IS_NUMBER = ' class="number"'
 _FIGURE = r"[-+<]?[\d.,]+(?:e[-+]\d+)?(?: %)?"
-_NUMBER = re.compile(rf"{_FIGURE}( (to|of) {_FIGURE})?")
+_NUMBER = re.compile(rf"{_FIGURE}( (to|of|±) {_FIGURE})?")
 _WITH_INTERVAL = re.compile(rf"({_FIGURE}) \(({_FIGURE} to {_FIGURE})\)")
 
 
@@ -89,8 +89,8 @@ class Facts(Block):
 class Table(Block):
     """Rows of cells under column names.
 
-    Numbers, also as text with "%", as "1.2 to 3.4" or as "2.3 (1.2 to 3.4)", are set right; a
-    float is shown in 4 digits.
+    Numbers, also as text with "%", as "1.2 to 3.4", "1.2 ± 0.1" or "2.3 (1.2 to 3.4)", are set
+    right; a float is shown in 4 digits.
     """
 
     columns: Sequence[str]

@@ -101,7 +101,8 @@ def test_an_interval_stands_below_its_figure() -> None:
 
 
 def test_the_name_of_a_column_stands_as_its_cells_do() -> None:
-    html = Table(["words", "numbers"], [["a", 1], ["b", "<0.0001"]]).html()
+    html = Table(["words", "numbers"], [["a", "0.9 ± 0.1"], ["b", "<0.0001"]]).html()
+    assert '<td class="number">0.9 ± 0.1</td>' in html
     assert '<th scope="col">words</th><th scope="col" class="number">numbers</th>' in html
     assert '<td class="number">&lt;0.0001</td>' in html
 
