@@ -19,7 +19,7 @@ from genodiff.evaluation.metrics import pearson, spearman
 from genodiff.evaluation.motif_arrangement import Placement, Spacing, placements, spacings
 from genodiff.evaluation.motif_scan import Hits
 from genodiff.evaluation.scores import benjamini_hochberg
-from genodiff.evaluation.uncertainty import ratio_standard_error, student_975
+from genodiff.evaluation.uncertainty import ratio_standard_error, student_975, student_p_value
 
 _SPLITS = 20
 _PER = 10_000
@@ -202,11 +202,7 @@ def _totals(hits: Hits) -> _Totals:
 
 
 def _welch(a: _Totals, b: _Totals) -> Float[ndarray, " m"]:
-    """Two-sided p-values of Welch's t test (1947) of equal rates.
-
-    By Wallace's normal approximation to Student's t (1959, "Bounds on normal approximations to
-    Student's and the chi-square distributions"), which is good to a few percent at any t.
-    """
+    """Two-sided p-values of Welch's t test (1947) of equal rates."""
     pooled = (a.hits + b.hits) / (a.letters + b.letters)
     some = pooled > 0  # of a motif without a hit nothing is known: p = 1
     # Hits come at least as irregularly as if each came alone.
@@ -215,13 +211,8 @@ def _welch(a: _Totals, b: _Totals) -> Float[ndarray, " m"]:
     )
     freedom = (of_a + of_b) ** 2 / (of_a**2 / (a.n - 1) + of_b**2 / (b.n - 1))
     difference = (a.hits / a.letters - b.hits / b.letters)[some]
-    z = (
-        (8 * freedom + 1)
-        / (8 * freedom + 3)
-        * np.sqrt(freedom * np.log1p(difference**2 / (of_a + of_b) / freedom))
-    )
     p_values = np.ones(len(some))
-    p_values[some] = [math.erfc(each / math.sqrt(2)) for each in z]
+    p_values[some] = student_p_value(difference / np.sqrt(of_a + of_b), freedom)
     return p_values
 
 

@@ -20,7 +20,7 @@ from numpy import ndarray
 
 from genodiff.errors import UserError
 from genodiff.evaluation.text_statistics import Measure, measure
-from genodiff.evaluation.uncertainty import student_975
+from genodiff.evaluation.uncertainty import student_975, student_p_value
 
 RESAMPLES = 200
 """A standard error from so many is itself within 10 % (95 %)."""
@@ -49,7 +49,7 @@ class Resampled(NamedTuple):
 
 class SetDifference(NamedTuple):
     """A figure of one set less that of another. `p_value`: how probable a difference at least as
-    large, in either direction, would be if both sets were of one law (normal approximation)."""
+    large, in either direction, would be if both sets were of one law (Student's t)."""
 
     value: float
     standard_error: float
@@ -103,13 +103,15 @@ def difference(ours: Resampled, theirs: Resampled) -> SetDifference:
     errors = ours.standard_error, theirs.standard_error
     n_units = ours.n_units, theirs.n_units
     value, error = ours.value - theirs.value, math.hypot(*errors)
-    half = _student(errors, n_units) * error
-    p_value = math.erfc(abs(value) / error / math.sqrt(2)) if error else float(value == 0)
+    freedom = _freedom(errors, n_units)
+    half = student_975(int(freedom)) * error
+    p_value = float(value == 0)
+    if error:
+        p_value = float(student_p_value(np.array(value / error), np.array(freedom)))
     return SetDifference(value, error, (value - half, value + half), p_value)
 
 
-def _student(errors: tuple[float, float], n_units: tuple[int, int]) -> float:
-    """Half an interval in standard errors, for the degrees of freedom of Welch (1947)."""
+def _freedom(errors: tuple[float, float], n_units: tuple[int, int]) -> float:
+    """The degrees of freedom of Welch (1947)."""
     parts = sum(error**4 / (n - 1) for error, n in zip(errors, n_units, strict=True))
-    freedom = math.hypot(*errors) ** 4 / parts if parts else sum(n_units) - 2
-    return student_975(max(int(freedom), 1))
+    return max(math.hypot(*errors) ** 4 / parts, 1.0) if parts else sum(n_units) - 2.0

@@ -37,6 +37,20 @@ def student_975(degrees_of_freedom: int) -> float:
     return sum(term / degrees_of_freedom**power for power, term in enumerate(terms))
 
 
+def student_p_value(
+    t: Float[ndarray, "*s"], degrees_of_freedom: Float[ndarray, "*s"]
+) -> Float[ndarray, "*s"]:
+    """P(|T| > |t|) of Student's t, within a tenth up to |t| = 4 and a third at 12.
+
+    By the normal approximation of Wallace (1959, "Bounds on normal approximations to Student's and
+    the chi-square distributions"), for any degrees of freedom, whole or not.
+    """
+    eighths = 8 * degrees_of_freedom
+    z = np.sqrt(degrees_of_freedom * np.log1p(t**2 / degrees_of_freedom))
+    z = z * (eighths + 1) / (eighths + 3) / math.sqrt(2)
+    return np.array([math.erfc(each) for each in np.ravel(z)]).reshape(np.shape(z))
+
+
 def n_clusters(weights: Float[ndarray, " n"], clusters: Sequence[int] | None = None) -> int:
     """How many clusters hold anything. `clusters` None: each item is its own."""
     return len(np.unique(_labels(weights, clusters)[weights > 0]))

@@ -11,6 +11,7 @@ from genodiff.evaluation.uncertainty import (
     perplexity,
     ratio_standard_error,
     student_975,
+    student_p_value,
 )
 
 
@@ -78,3 +79,11 @@ def test_units() -> None:
     assert perplexity(math.log(4)) == pytest.approx(4)
     assert bits(math.log(4)) == pytest.approx(2)
     assert perplexity(1e6) == math.inf
+
+
+@pytest.mark.parametrize("freedom", [1.0, 2.5, 4.0, 11.0, 200.0])
+def test_a_p_value_of_students_t_is_scipys_within_a_tenth(freedom: float) -> None:
+    values = np.array([0.0, -0.5, 1.0, 2.0, -4.0])
+    expected = 2 * t.sf(np.abs(values), freedom)
+    found = student_p_value(values, np.full(len(values), freedom))
+    assert found == pytest.approx(expected, rel=0.1)
