@@ -1,6 +1,5 @@
 import json
 import math
-import sys
 import tracemalloc
 from collections.abc import Callable
 from itertools import pairwise
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 from genodiff.errors import UserError
+from genodiff.evaluation import nearest_stretches
 from genodiff.evaluation.neighbours import (
     distinct_words,
     neighbour_differences,
@@ -151,7 +151,7 @@ def test_nothing_is_lost_between_parts(name: str, monkeypatch: pytest.MonkeyPatc
     samples += [mutated(reverse_complement(s), 0.1, 0) for s in samples]
     whole = neighbours(samples, lambda: TRAIN)
     # `genodiff.evaluation.neighbours` is also the name of a function.
-    monkeypatch.setattr(sys.modules["genodiff.evaluation.neighbours"], name, 1000)
+    monkeypatch.setattr(nearest_stretches, name, 1000)
     parts = neighbours(iter(samples), lambda: TRAIN)
     assert parts.training_letters == whole.training_letters == 8900
     for field in ("longest", "covered", "record", "record_start", "record_end", "identity"):
@@ -308,7 +308,7 @@ def test_memory_does_not_grow_with_the_samples_or_the_training_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("genodiff.evaluation.words._BLOCK_LETTERS", 1 << 16)
-    monkeypatch.setattr(sys.modules["genodiff.evaluation.neighbours"], "_PART_LETTERS", 1 << 17)
+    monkeypatch.setattr(nearest_stretches, "_PART_LETTERS", 1 << 17)
     sample, record = dna(1000, 0), dna(100_000, 1)
 
     def peak(n_samples: int, n_records: int) -> int:
