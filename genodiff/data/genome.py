@@ -24,21 +24,15 @@ from typing import Any, final
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from genodiff.data.compression import Compression, compressed
 from genodiff.data.fasta import SOFT_MASK, FastaRecord, encode_fasta
-from genodiff.data.text_blocks import (
-    BLOCK_BYTES,
-    Compression,
-    compression_of,
-    text_blocks,
-    usable_threads,
-)
+from genodiff.data.text_blocks import BLOCK_BYTES, text_blocks, usable_threads
 from genodiff.errors import OutsideError, UserError
 from genodiff.files import exclusive, is_disk_trouble, write_text
 
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 def default_cache_dir() -> Path:
@@ -276,13 +270,10 @@ def _encode(path: Path, sink: io.BufferedIOBase) -> tuple[list[FastaRecord], str
 
 def _compression(path: Path) -> Compression:
     """How a file is compressed; what is noteworthy about that is logged."""
-    with path.open("rb") as file:
-        compression = compression_of(file.read(18))
-        file.seek(max(0, path.stat().st_size - len(_BGZF_END)))
-        tail = file.read()
+    compression, has_end = compressed(path)
     if compression == "gzip":
         log.info("%s is plain gzip, without random access: converted once into the cache", path)
-    elif compression == "bgzip" and tail != _BGZF_END:
+    elif not has_end:
         log.warning("%s lacks the end marker of bgzip: it may be truncated", path)
     return compression
 

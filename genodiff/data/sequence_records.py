@@ -15,13 +15,12 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from genodiff.data.text_blocks import compression_of
+from genodiff.data.compression import compressed
 from genodiff.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _ILLEGAL = re.compile("[^ACGTNRYSWKMBDHVacgtnryswkmbdhv]")
-_BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 
 
 class SequenceRecord(NamedTuple):
@@ -72,11 +71,9 @@ def read_fasta(path: str | Path) -> Iterator[SequenceRecord]:
 
 def _opened(path: Path) -> TextIOWrapper:
     """The text of a file. A header that is not UTF-8 is no reason to stop."""
-    with path.open("rb") as raw:
-        compression = compression_of(raw.read(18))
-        raw.seek(max(0, path.stat().st_size - len(_BGZIP_END)))
-        if compression == "bgzip" and raw.read() != _BGZIP_END:
-            log.warning("%s lacks the end marker of bgzip: it may be truncated", path)
+    compression, has_end = compressed(path)
+    if not has_end:
+        log.warning("%s lacks the end marker of bgzip: it may be truncated", path)
     if compression == "none":
         return path.open(encoding="utf-8", errors="replace")
     return gzip.open(path, "rt", encoding="utf-8", errors="replace")

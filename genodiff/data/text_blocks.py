@@ -17,17 +17,16 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from io import BufferedIOBase
-from typing import Literal, NoReturn
+from typing import NoReturn
 
+from genodiff.data.compression import HEADER_BYTES, Compression, compression_of
 from genodiff.data.fasta import TextBlock, translate
 
 BLOCK_BYTES = 1 << 20
 BGZIP_BYTES = 1 << 18
-_HEADER_BYTES = 18
 _LARGEST_TEXT = 1 << 16
 _MOST_THREADS = 8  # with more, bgzip too is bound by translation
 
-Compression = Literal["none", "gzip", "bgzip"]
 _Task = Callable[[], list[TextBlock]]
 
 
@@ -38,16 +37,6 @@ def usable_threads() -> int:
     except AttributeError:  # not on macOS and Windows
         cores = os.cpu_count() or 1
     return min(cores, _MOST_THREADS)
-
-
-def compression_of(head: bytes) -> Compression:
-    """How a file, or a member of one, that begins with these bytes (18 or more) is compressed.
-
-    bgzip is gzip in blocks of up to 64 KiB, which tell their own size.
-    """
-    if not head.startswith(b"\x1f\x8b"):
-        return "none"
-    return "bgzip" if head[2:4] == b"\x08\x04" and head[12:14] == b"BC" else "gzip"
 
 
 def text_blocks(
@@ -101,9 +90,9 @@ def _bgzip(source: BufferedIOBase) -> Iterator[_Task]:
 
 def _end_of_block(held: bytes, begin: int) -> int:
     """Where the block that begins there ends, or would, as far as can be told."""
-    header = held[begin : begin + _HEADER_BYTES]
-    if len(header) < _HEADER_BYTES:
-        return begin + _HEADER_BYTES
+    header = held[begin : begin + HEADER_BYTES]
+    if len(header) < HEADER_BYTES:
+        return begin + HEADER_BYTES
     if compression_of(header) != "bgzip":
         raise gzip.BadGzipFile("bgzip at first, something else later")
     return begin + int.from_bytes(header[16:18], "little") + 1

@@ -13,7 +13,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast, final
 
-from genodiff.data.text_blocks import compression_of
+from genodiff.data.compression import compressed
 from genodiff.errors import UserError
 
 COLUMNS = ("#CHROM", "POS", "ID", "REF", "ALT", "QUAL", "FILTER", "INFO")
@@ -22,7 +22,6 @@ _ENCODING, _ERRORS = (
     "utf-8",
     "surrogateescape",
 )  # bytes that are not UTF-8 come out as they went in
-_BGZIP_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _INFO = 7
 
 
@@ -157,13 +156,10 @@ def _lines(path: Path) -> Generator[tuple[int, str], None, None]:
 
 
 def _text_lines(path: Path) -> Iterator[str]:
+    compression, has_end = compressed(path)
+    if not has_end:
+        raise EOFError("it lacks the end marker of bgzip")
     with path.open("rb") as raw:
-        compression = compression_of(raw.read(18))
-        if compression == "bgzip":
-            raw.seek(max(0, path.stat().st_size - len(_BGZIP_END)))
-            if raw.read() != _BGZIP_END:
-                raise EOFError("it lacks the end marker of bgzip")
-        raw.seek(0)
         source = raw if compression == "none" else gzip.GzipFile(fileobj=raw)
         with TextIOWrapper(source, _ENCODING, _ERRORS, newline="\n") as text:
             for line in text:
@@ -171,12 +167,9 @@ def _text_lines(path: Path) -> Iterator[str]:
 
 
 def _is_bcf(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(18)
-    if compression_of(head) != "none":
-        with gzip.open(path) as file:
-            head = file.read(3)
-    return head.startswith(b"BCF")
+    is_plain = compressed(path).compression == "none"
+    with path.open("rb") if is_plain else gzip.open(path) as file:
+        return file.read(3) == b"BCF"
 
 
 def _bcf_lines(path: Path) -> Iterator[str]:

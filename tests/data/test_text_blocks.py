@@ -10,13 +10,9 @@ import pytest
 from Bio import bgzf
 
 from genodiff.data import text_blocks as module
+from genodiff.data.compression import Compression, compression_of
 from genodiff.data.fasta import FastaRecord, TextBlock, encode_fasta, translate
-from genodiff.data.text_blocks import (
-    Compression,
-    compression_of,
-    text_blocks,
-    usable_threads,
-)
+from genodiff.data.text_blocks import text_blocks, usable_threads
 from genodiff.errors import UserError
 from tests.data.toys import fasta_text, random_sequence
 
