@@ -5,9 +5,11 @@
 
 On human_nontata_promoters, of which the published *test* file alone is at hand: it is split by
 itself, 80 to 20, into a training and a test set, so its scores do not compare with published ones.
-And on tasks of GUE with their own splits. Each by the protocol `paper` with five seeds, for the
-convolutional baseline, Caduceus from scratch, and Caduceus from both pre-trained networks. Every
-run is `genodiff crossvalidate`; started again, it goes on where it stopped.
+Again with few labels: a training set of --few sequences of it. And on tasks of GUE with their own
+splits. Each by the protocol `paper` with five seeds, for the convolutional baseline, Caduceus from
+scratch, and Caduceus from both pre-trained networks; with few labels also for logistic regressions
+on the pooled states of the last three as they are, which train no network. Every run is `genodiff
+crossvalidate`; started again, it goes on where it stopped.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import csv
 import gzip
 import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from commands import genodiff
@@ -35,44 +38,63 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of tables and pictures")
     parser.add_argument("--epochs", type=int, default=4, help="on the promoters")
     parser.add_argument("--steps", type=int, default=200, help="on each task of GUE")
+    parser.add_argument("--few", type=int, default=500, help="labels of the promoters again")
+    parser.add_argument("--few-steps", type=int, default=80, help="of training on them")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--batch", type=int, default=64)
     arguments = parser.parse_args()
-    promoters = arguments.runs / "promoters"
-    split(arguments.promoters, promoters)
-    sources = {"human_nontata_promoters_test": promoters}
-    sources |= {task: arguments.gue / task for task in GUE_TASKS}
-    for task, folder in sources.items():
-        length = [f"epochs={arguments.epochs}"]
-        if task in GUE_TASKS:
-            length = [f"max_steps={arguments.steps}"]
-        data = ["data=labelled", f"data.train={folder.absolute()}", f"data.name={task}"]
-        shared = [*data, *length, f"folds={arguments.folds}", f"batch_size={arguments.batch}"]
+    for task in tasks(arguments):
+        data = ["data=labelled", f"data.train={task.folder.absolute()}", f"data.name={task.name}"]
+        shared = [*data, f"folds={arguments.folds}", f"batch_size={arguments.batch}"]
         done: list[Path] = []
-        for model, words in models(arguments).items():
-            out = arguments.runs / task / model
+        for model, words in models(task, arguments).items():
+            out = arguments.runs / task.name / model
             against = f"against=[{','.join(map(str, done))}]"
-            words = [*shared, *words, f"name={model}", against, f"out={out}"]
-            genodiff("crossvalidate", *words)
+            genodiff("crossvalidate", *shared, *words, f"name={model}", against, f"out={out}")
             done.append(out)
         for name in ("results.md", "results.svg"):
             suffix = Path(name).suffix
-            shutil.copy(done[-1] / name, arguments.out / f"downstream_{task}{suffix}")
+            shutil.copy(done[-1] / name, arguments.out / f"downstream_{task.name}{suffix}")
         for model in done:
             shutil.copy(
-                model / "results.json", arguments.out / f"downstream_{task}_{model.name}.json"
+                model / "results.json", arguments.out / f"downstream_{task.name}_{model.name}.json"
             )
 
 
-def models(arguments: argparse.Namespace) -> dict[str, list[str]]:
+class Task(NamedTuple):
+    """A folder of `train.csv` and `test.csv`, how long to train on it, and whether to probe."""
+
+    name: str
+    folder: Path
+    length: str
+    probes: bool
+
+
+def tasks(arguments: argparse.Namespace) -> list[Task]:
+    """The promoters, the same with few labels, and GUE's."""
+    folder, few = arguments.runs / "promoters", arguments.runs / f"promoters_{arguments.few}"
+    split(arguments.promoters, folder)
+    keep_few(folder, few, arguments.few)
+    name, steps = "human_nontata_promoters_test", f"max_steps={arguments.steps}"
+    return [
+        Task(name, folder, f"epochs={arguments.epochs}", probes=False),
+        Task(f"{name}_{arguments.few}", few, f"max_steps={arguments.few_steps}", probes=True),
+        *(Task(gue, arguments.gue / gue, steps, probes=False) for gue in GUE_TASKS),
+    ]
+
+
+def models(task: Task, arguments: argparse.Namespace) -> dict[str, list[str]]:
     """The words of each; Caduceus is as wide and deep as the pre-trained networks."""
-    scratch = ["backbone=caduceus", "backbone.d_model=118"]
-    return {
-        "cnn": ["head=cnn"],
-        "scratch": scratch,
+    networks = {
+        "scratch": ["backbone=caduceus", "backbone.d_model=118"],
         "mlm": [f"checkpoint={arguments.mlm.absolute()}"],
         "mdlm": [f"checkpoint={arguments.mdlm.absolute()}"],
     }
+    found = {"cnn": ["head=cnn", task.length]}
+    found |= {name: [*words, task.length] for name, words in networks.items()}
+    if task.probes:
+        found |= {f"{name}_probe": [*words, "probe=true"] for name, words in networks.items()}
+    return found
 
 
 def split(source: Path, folder: Path) -> None:
@@ -92,6 +114,17 @@ def split(source: Path, folder: Path) -> None:
     for name, part in parts.items():
         lines = ["sequence,label", *(f"{sequence},{label}" for sequence, label in part)]
         write_text(folder / f"{name}.csv", "\n".join(lines) + "\n")
+
+
+def keep_few(source: Path, folder: Path, count: int) -> None:
+    """The test set of a task, and as many of its training sequences, drawn by seed 0; once."""
+    if (folder / "test.csv").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    header, *lines = (source / "train.csv").read_text().splitlines()
+    kept = np.random.default_rng(0).permutation(len(lines))[:count]
+    write_text(folder / "train.csv", "\n".join([header, *(lines[i] for i in kept)]) + "\n")
+    shutil.copy(source / "test.csv", folder / "test.csv")
 
 
 if __name__ == "__main__":
