@@ -1,17 +1,19 @@
 """A bound whose estimate is freed of what no model decides."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
-from genodiff.diffusion.denoiser import Denoiser
+from genodiff.diffusion.chunked_head import in_chunks
+from genodiff.diffusion.denoiser import Denoiser, rows_at
 from genodiff.diffusion.learned_absorbing import LearnedAbsorbing
 from genodiff.diffusion.objective import DenoisingObjective, DiscreteNelbo, Noised, TimedObjective
-from genodiff.diffusion.process import LOG_ZERO, Process, ids_on
+from genodiff.diffusion.process import Process, log_uniform
 from genodiff.diffusion.times import ImportanceTimes
 from genodiff.errors import UserError
 
@@ -27,9 +29,35 @@ class Uninformed(Denoiser):
     def log_x0(
         self, x_t: Int[Tensor, "b l"], t: Float[Tensor, "b #l"], condition: Tensor | None = None
     ) -> Float[Tensor, "b l k"]:
-        ids = ids_on(x_t.device, self.process.data_ids)
-        log_p = t.new_full((self.process.vocab_size,), LOG_ZERO)
-        return log_p.index_fill(0, ids, -math.log(len(ids))).expand(*x_t.shape, -1)
+        return log_uniform(self.process, x_t.device).to(t.dtype).expand(*x_t.shape, -1)
+
+    def read_x0_at(
+        self,
+        read: Callable[..., Float[Tensor, " n"]],
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, " m"]:
+        def of(x_t: Tensor, t: Tensor, *rows: Tensor) -> Tensor:
+            return read(self.log_x0(x_t[None], t[None])[0], *rows)
+
+        return in_chunks(of, self.process.vocab_size, *_here(x_t, t, where), *rows)
+
+    def read_score_at(
+        self,
+        read: Callable[..., Float[Tensor, " n"]],
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, " m"]:
+        def of(x_t: Tensor, t: Tensor, *rows: Tensor) -> Tensor:
+            return read(self.log_score(x_t[None], t[None])[0], *rows)
+
+        return in_chunks(of, self.process.vocab_size, *_here(x_t, t, where), *rows)
 
 
 @dataclass(frozen=True)
@@ -99,6 +127,10 @@ class Centred(DenoisingObjective):
         if isinstance(self.objective, DiscreteNelbo):
             changes["reconstruct"] = False
         return replace(self.objective, **changes)  # pyright: ignore[reportArgumentType]  # each is a dataclass
+
+
+def _here(x_t: Tensor, t: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    return rows_at(x_t, where)[0], rows_at(t, where)[0]
 
 
 def _can_be_centred(objective: TimedObjective) -> bool:

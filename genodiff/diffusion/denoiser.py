@@ -6,7 +6,7 @@ wraps a denoiser.
 """
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 
 from genodiff.diffusion import categorical
-from genodiff.diffusion.chunked_head import Readout, raised, readout_at
+from genodiff.diffusion.chunked_head import Readout, in_chunks, raised, readout_at
 from genodiff.diffusion.parameterization import Parameterization
 from genodiff.diffusion.process import (
     Absorbing,
@@ -125,15 +125,32 @@ class Denoiser(nn.Module, abc.ABC):
         """log of the concrete score q_t(y) / q_t(x_t)."""
         return self.process.log_score(x_t, self.log_x0(x_t, t, condition), t)
 
-    def log_score_at(
+    def read_x0_at(
         self,
+        read: Callable[..., Float[Tensor, " n"]],
         x_t: Int[Tensor, "b l"],
         t: Float[Tensor, "b #l"],
         where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
         condition: Tensor | None = None,
-    ) -> Float[Tensor, "m k"]:
-        """`log_score` at the positions `where`."""
-        return self.log_score(x_t, t, condition)[where]
+    ) -> Float[Tensor, " m"]:
+        """read(log_x0 (n, k), *rows) of the positions `where`, which takes each for itself: in
+        chunks where all at once would be large, computed again in the backward pass."""
+        log_x0 = self.log_x0_at(x_t, t, where, condition)
+        return in_chunks(read, self.process.vocab_size, log_x0, *rows)
+
+    def read_score_at(
+        self,
+        read: Callable[..., Float[Tensor, " n"]],
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, " m"]:
+        """As `read_x0_at`, of `log_score`."""
+        log_score = self.log_score(x_t, t, condition)[where]
+        return in_chunks(read, self.process.vocab_size, log_score, *rows)
 
 
 class Proposal:
@@ -256,16 +273,45 @@ class NetworkDenoiser(Denoiser):
         logits = self.logits(x_t, t, condition)
         return self.parameterization.log_score(logits, x_t, t, self.process)
 
-    def log_score_at(
+    def read_x0_at(
         self,
+        read: Callable[..., Float[Tensor, " n"]],
         x_t: Int[Tensor, "b l"],
         t: Float[Tensor, "b #l"],
         where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
         condition: Tensor | None = None,
-    ) -> Float[Tensor, "m k"]:
-        logits = self._readout_at(x_t, t, where, condition).logits()
-        rows = (rows_at(x_t, where), rows_at(t, where), self.process)
-        return self.parameterization.log_score(logits[None], *rows)[0]
+    ) -> Float[Tensor, " m"]:
+        meaning = self.parameterization.log_x0
+        return self._read_at(meaning, read, x_t, t, where, rows, condition)
+
+    def read_score_at(
+        self,
+        read: Callable[..., Float[Tensor, " n"]],
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, " m"]:
+        meaning = self.parameterization.log_score
+        return self._read_at(meaning, read, x_t, t, where, rows, condition)
+
+    def _read_at(
+        self,
+        meaning: Callable[[Tensor, Tensor, Tensor, Process], Tensor],
+        read: Callable[..., Tensor],
+        x_t: Tensor,
+        t: Tensor,
+        where: Tensor,
+        rows: Sequence[Tensor],
+        condition: Tensor | None,
+    ) -> Tensor:
+        def of(logits: Tensor, x_t: Tensor, t: Tensor, *rows: Tensor) -> Tensor:
+            return read(meaning(logits[None], x_t[None], t[None], self.process)[0], *rows)
+
+        readout = self._readout_at(x_t, t, where, condition)
+        return readout.by_row(of, rows_at(x_t, where)[0], rows_at(t, where)[0], *rows)
 
     def _arguments(
         self, x_t: Tensor, t: Tensor, condition: Tensor | None
@@ -425,15 +471,29 @@ class Counting(Denoiser):
         self._count(x_t)
         return self.denoiser.log_score(x_t, t, condition)
 
-    def log_score_at(
+    def read_x0_at(
         self,
+        read: Callable[..., Float[Tensor, " n"]],
         x_t: Int[Tensor, "b l"],
         t: Float[Tensor, "b #l"],
         where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
         condition: Tensor | None = None,
-    ) -> Float[Tensor, "m k"]:
+    ) -> Float[Tensor, " m"]:
         self._count(x_t)
-        return self.denoiser.log_score_at(x_t, t, where, condition)
+        return self.denoiser.read_x0_at(read, x_t, t, where, rows, condition)
+
+    def read_score_at(
+        self,
+        read: Callable[..., Float[Tensor, " n"]],
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, " m"]:
+        self._count(x_t)
+        return self.denoiser.read_score_at(read, x_t, t, where, rows, condition)
 
     def _count(self, x_t: Int[Tensor, "b l"]) -> None:
         self._tally.calls += 1

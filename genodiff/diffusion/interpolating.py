@@ -16,6 +16,7 @@ from genodiff.diffusion.process import (
     ids_on,
     log_one_hot,
     log_or_zero,
+    log_uniform,
     over_data,
     resolve_data_ids,
 )
@@ -33,7 +34,7 @@ class Interpolating(Process):
     @abc.abstractmethod
     def noise(self, t: Float[Tensor, "b #l"]) -> Float[Tensor, "b #l k"]:
         """noise_t: the probability that a data token is corrupted to each token, its own
-        included. Sums to 1 - alpha(t)."""
+        included. All data tokens are alike in it, and it sums to 1 - alpha(t)."""
 
     @abc.abstractmethod
     def arrivals(self, t: Float[Tensor, "b #l"]) -> Float[Tensor, "b #l k"]:
@@ -43,6 +44,13 @@ class Interpolating(Process):
         self, log_p_x0: Float[Tensor, "b l k"], t: Float[Tensor, "b #l"]
     ) -> Float[Tensor, "b l k"]:
         return self._log_marginal(log_p_x0, self.schedule.alpha(t), self.noise(t))
+
+    def information(self, t: Float[Tensor, "1 1"]) -> Float[Tensor, " k"]:
+        unknown = log_uniform(self, t.device)
+        known = log_one_hot(torch.tensor([self.data_ids[:1]], device=t.device), unknown)
+        log_q, log_p = (self.log_marginal(law, t)[0, 0] for law in (known, unknown))
+        nats = (log_q.exp() * (log_q - log_p)).sum()  # of one, and so of all
+        return torch.where(self.is_data(torch.arange(self.vocab_size, device=t.device)), nats, 0.0)
 
     def log_posterior(
         self,

@@ -14,6 +14,7 @@ are `DenoisingObjective`s, which say the same of given corrupted tokens and time
 import abc
 import math
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, Literal, NamedTuple, TypeVar, final
 
 import torch
@@ -21,7 +22,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from genodiff.diffusion.denoiser import Denoiser
-from genodiff.diffusion.process import LOG_ZERO, Absorbing, Process, absorbing, log_one_hot
+from genodiff.diffusion.process import (
+    LOG_ZERO,
+    Absorbing,
+    Process,
+    absorbing,
+    log_indicator,
+    log_one_hot,
+)
 from genodiff.diffusion.times import AntitheticTimes, Times, uniforms
 from genodiff.errors import UserError
 
@@ -262,23 +270,36 @@ class DiscreteNelbo(TimedObjective):
         step = (t * self.steps).round()
         t, s = step / self.steps, (step - 1) / self.steps
         where = process.is_open(x_t) & process.is_data(x0)
-        rows = [x.expand_as(x0)[where][None] for x in (x0, x_t, t, s)]
-        log_x0 = model.log_x0_at(x_t, t, where, condition)[None]
-        log_p, log_q = (
-            process.log_posterior(rows[1], law, rows[2], rows[3])[0]
-            for law in (log_x0, log_one_hot(rows[0], log_x0))
-        )
-        kl = torch.where(log_q > log_q.new_tensor(-1e5), log_q.exp() * (log_q - log_p), 0.0).sum(
-            -1
-        )
-        if not self.reconstruct:
-            told = process.log_clean(rows[1], log_x0, rows[2])[0]
-            told = told.gather(-1, rows[0][0, :, None])[:, 0]
-            kl = torch.where(step.expand_as(x0)[where] == 1, -told, kl)
+        rows = [x.expand_as(x0)[where] for x in (x0, x_t, t, s, step)]
+        read = partial(self._step_nats, process)
+        kl = model.read_x0_at(read, x_t, t, where, rows, condition)
         nats = spread(self.steps * kl, where)
         if self.ends:
             nats = nats + end_nats(process, x0, None).to(nats.dtype)
         return nats + self._reconstruction(model, x0, condition) if self.reconstruct else nats
+
+    def _step_nats(
+        self,
+        process: Process,
+        log_x0: Float[Tensor, "n k"],
+        x0: Int[Tensor, " n"],
+        x_t: Int[Tensor, " n"],
+        t: Float[Tensor, " n"],
+        s: Float[Tensor, " n"],
+        step: Float[Tensor, " n"],
+    ) -> Float[Tensor, " n"]:
+        """KL(q(x_s | x_t, x_0) || p(x_s | x_t)) of each token, or what its last step costs."""
+        process, log_x0, x0, x_t = _folded(process, log_x0, x0, x_t)
+        log_p, log_q = (
+            process.log_posterior(x_t[None], law, t[None], s[None])[0]
+            for law in (log_x0[None], log_one_hot(x0[None], log_x0[None]))
+        )
+        possible = log_q > log_q.new_tensor(-1e5)
+        kl = torch.where(possible, log_q.exp() * (log_q - log_p), 0.0).sum(-1)
+        if self.reconstruct:
+            return kl
+        told = process.log_clean(x_t[None], log_x0[None], t[None])[0]
+        return torch.where(step == 1, -told.gather(-1, x0[:, None])[:, 0], kl)
 
     def _reconstruction(
         self, model: Denoiser, x0: Int[Tensor, "b l"], condition: Tensor | None
@@ -320,21 +341,9 @@ class ScoreEntropy(TimedObjective):
     ) -> Float[Tensor, "b l"]:
         model, process = model.given(x0), model.process
         where = process.is_open(x_t) & process.is_data(x0)
-        log_s = model.log_score_at(x_t, t, where, condition)  # (m, k)
-        x0_rows, z, t_rows = (x.expand_as(x0)[where][None] for x in (x0, x_t, t))
-        log_q = process.log_score(z, log_one_hot(x0_rows, log_s[None]), t_rows)[0]
-        log_rate = process.log_jump_rate(z, t_rows)[0, :, None].to(log_s.dtype)
-        # Towards a token that x_0 forbids, s_y alone is left.
-        possible = log_q > -1e5
-        surprise = torch.where(possible, log_s - log_q, 0.0)
-        kl = torch.where(
-            possible,
-            (log_rate + log_q).exp() * (torch.expm1(surprise) - surprise),
-            (log_rate + log_s).exp(),
-        )
-        columns = torch.arange(process.vocab_size, device=x0.device)
-        reachable = process.reachable(columns) & (columns != z[0, :, None])
-        nats = spread(torch.where(reachable, kl, 0.0).sum(-1), where)
+        rows = [x.expand_as(x0)[where] for x in (x0, x_t, t)]
+        read = partial(_jump_nats, process)
+        nats = spread(model.read_score_at(read, x_t, t, where, rows, condition), where)
         return nats + end_nats(process, x0, self.times.t_min).to(nats.dtype) if self.ends else nats
 
 
@@ -387,6 +396,51 @@ class ExactlyK(DenoisingObjective):
         return weighted_cross_entropy(model, process, x0, x_t, t, condition, weight)
 
 
+def _jump_nats(
+    process: Process,
+    log_s: Float[Tensor, "n k"],
+    x0: Int[Tensor, " n"],
+    x_t: Int[Tensor, " n"],
+    t: Float[Tensor, " n"],
+) -> Float[Tensor, " n"]:
+    """What `ScoreEntropy` says of each token: log_s is the model's score."""
+    process, log_s, x0, x_t = _folded(process, log_s, x0, x_t, data_only=True)
+    log_q = process.log_score(x_t[None], log_one_hot(x0[None], log_s[None]), t[None])[0]
+    log_rate = process.log_jump_rate(x_t[None], t[None])[0, :, None].to(log_s.dtype)
+    # Towards a token that x_0 forbids, s_y alone is left.
+    possible = log_q > -1e5
+    surprise = torch.where(possible, log_s - log_q, 0.0)
+    kl = torch.where(
+        possible,
+        (log_rate + log_q).exp() * (torch.expm1(surprise) - surprise),
+        (log_rate + log_s).exp(),
+    )
+    columns = torch.arange(process.vocab_size, device=x_t.device)
+    reachable = process.reachable(columns) & (columns != x_t[:, None])
+    return torch.where(reachable, kl, 0.0).sum(-1)
+
+
+def _folded(
+    process: Process,
+    log_y: Float[Tensor, "n k"],
+    x0: Int[Tensor, " n"],
+    x_t: Int[Tensor, " n"],
+    *,
+    data_only: bool = False,
+) -> tuple[Process, Float[Tensor, "n j"], Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """The same of a vocabulary of three, where masking is all that happens: of a mask only x_0,
+    the mask and the sum of the other tokens matter, or of the other data tokens."""
+    if not isinstance(process, Absorbing):
+        return process, log_y, x0, x_t
+    single = torch.stack([x0, torch.full_like(x0, process.mask_id)], dim=-1)
+    others = log_y + log_indicator(log_y, process.data_ids) if data_only else log_y
+    others = others.scatter(-1, single, LOG_ZERO).logsumexp(-1)
+    of_x0, of_mask = log_y.gather(-1, single).unbind(-1)
+    x0, mask = torch.zeros_like(x0), torch.full_like(x0, 2)
+    three = Absorbing(process.schedule, vocab_size=3, mask_id=2)
+    return three, torch.stack([of_x0, others, of_mask], dim=-1), x0, mask
+
+
 def mean_nats(nats: Float[Tensor, "b l"], weights: Float[Tensor, "b l"]) -> Float[Tensor, ""]:
     """Weighted mean, sum(nats weights) / sum(weights); 0 where no token counts (all N)."""
     total = weights.sum()
@@ -403,21 +457,12 @@ def end_nats(
     that is covered, as draws will be multiplied with it. Shi et al. 2024 (MD4, arXiv:2406.04329)
     count the first.
     """
-    k, ids = process.vocab_size, torch.tensor(process.data_ids, device=x0.device)
-    known = torch.full((len(ids), k), LOG_ZERO, dtype=torch.float64, device=x0.device)
-    known = known.scatter(-1, ids[:, None], 0.0)[None]  # (1, data, k)
-    unknown = known.logsumexp(1, keepdim=True) - math.log(len(ids))  # (1, 1, k)
     one = torch.ones(1, 1, dtype=torch.float64, device=x0.device)
-    q, p = process.log_marginal(known, one), process.log_marginal(unknown, one)
-    nats = (q.exp() * (q - p)).sum(-1)[0]  # (data,)
+    nats = process.information(one)
     if t_min is not None:
-        at = t_min * one
-        q = process.log_marginal(known, at)[0].exp()  # (data, k)
-        tokens = torch.arange(k, device=x0.device)[None]
-        told = process.log_clean(tokens, unknown.expand(-1, k, -1), at)[0]  # (x_t, x_0)
-        nats = nats - (q * told[:, ids].T).sum(-1)
-    by_token = torch.zeros(k, dtype=torch.float64, device=x0.device).scatter(0, ids, nats)
-    return by_token[x0] / (1 - (t_min or 0.0))
+        # -log p(x_0 | x_t) is log K less what x_t tells of x_0, by Bayes.
+        nats = nats + math.log(len(process.data_ids)) - process.information(t_min * one)
+    return torch.where(process.is_data(x0), nats[x0], 0.0) / (1 - (t_min or 0.0))
 
 
 def weighted_cross_entropy(

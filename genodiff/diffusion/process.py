@@ -141,6 +141,11 @@ class Process(abc.ABC):
         t, from wherever. Times the score it is the rate of the reverse jump (Campbell et al. 2022,
         arXiv:2205.14987)."""
 
+    @abc.abstractmethod
+    def information(self, t: Float[Tensor, "1 1"]) -> Float[Tensor, " k"]:
+        """What a token of time t tells of its x_0, in nats, of each x_0: KL(q(x_t | x_0) ||
+        q(x_t)) where all data tokens are equally likely; 0 for tokens that are not data."""
+
     def reachable(self, tokens: Int[Tensor, "*s"]) -> Bool[Tensor, "*s"]:
         """Which tokens a diffusing position may hold at some time."""
         return self.is_data(tokens) | self.is_masked(tokens)
@@ -183,6 +188,15 @@ class Masking(Process):
 
     def is_open(self, x_t: Int[Tensor, "*s"]) -> Bool[Tensor, "*s"]:
         return self.is_masked(x_t)
+
+    def information(self, t: Float[Tensor, "1 1"]) -> Float[Tensor, " k"]:
+        unknown = log_uniform(self, t.device)
+        log_p = self.log_marginal(unknown, t)[0, 0]
+        log_kept = log_p - unknown[0, 0]
+        masked = -torch.expm1(log_kept)
+        of_mask = masked * (log_or_zero(masked) - log_p[self.mask_id])
+        nats = of_mask - log_kept.exp() * unknown[0, 0]
+        return torch.where(self.is_data(torch.arange(self.vocab_size, device=t.device)), nats, 0.0)
 
     def log_clean(
         self,
@@ -394,6 +408,13 @@ def _indicator(
 def log_one_hot(x: Int[Tensor, "b l"], like: Float[Tensor, "*s k"]) -> Float[Tensor, "*s k"]:
     """Log-probabilities of the distribution that is sure of x, shape and dtype of `like`."""
     return torch.full_like(like, LOG_ZERO).scatter(-1, x[..., None], 0.0)
+
+
+def log_uniform(process: Process, device: torch.device) -> Float[Tensor, "1 1 k"]:
+    """log of the law by which all data tokens are equally likely, in float64."""
+    log_p = torch.full((1, 1, process.vocab_size), LOG_ZERO, dtype=torch.float64, device=device)
+    ids = ids_on(device, process.data_ids)
+    return log_p.index_fill(-1, ids, -math.log(len(ids)))
 
 
 def log_or_zero(p: Float[Tensor, "*s"]) -> Float[Tensor, "*s"]:

@@ -8,6 +8,7 @@ own bound noises them alone.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,15 +99,29 @@ class Following(Denoiser):
         whole = self.denoiser.log_score(self._behind(x_t), self._times(t), condition)
         return whole[:, len(self.context) :]
 
-    def log_score_at(
+    def read_x0_at(
         self,
+        read: Callable[..., Float[Tensor, " n"]],
         x_t: Int[Tensor, "b l"],
         t: Float[Tensor, "b #l"],
         where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
         condition: Tensor | None = None,
-    ) -> Float[Tensor, "m k"]:
+    ) -> Float[Tensor, " m"]:
         asked = (self._behind(x_t), self._times(t), self._nowhere_before(where))
-        return self.denoiser.log_score_at(*asked, condition)
+        return self.denoiser.read_x0_at(read, *asked, rows, condition)
+
+    def read_score_at(
+        self,
+        read: Callable[..., Float[Tensor, " n"]],
+        x_t: Int[Tensor, "b l"],
+        t: Float[Tensor, "b #l"],
+        where: Bool[Tensor, "b l"],
+        rows: Sequence[Tensor],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, " m"]:
+        asked = (self._behind(x_t), self._times(t), self._nowhere_before(where))
+        return self.denoiser.read_score_at(read, *asked, rows, condition)
 
     def _behind(self, x: Int[Tensor, "b l"]) -> Int[Tensor, "b n"]:
         """The tokens behind the context."""

@@ -11,6 +11,7 @@ from genodiff.diffusion import (
     BlockDenoiser,
     BlockTimes,
     CausalModel,
+    Centred,
     ContinuousNelbo,
     Counting,
     CrossEntropy,
@@ -18,15 +19,19 @@ from genodiff.diffusion import (
     DenoisingObjective,
     DiscreteNelbo,
     ExactlyK,
+    LearnedAbsorbing,
     LogLinear,
     Mean,
     NetworkDenoiser,
     NextToken,
     Objective,
     Parameterization,
+    Process,
     Score,
+    ScoreEntropy,
     Subs,
     Tweedie,
+    Uniform,
     chunked_head,
     linear_head,
 )
@@ -34,7 +39,7 @@ from genodiff.diffusion import (
 V, MASK, DATA = 11, 3, (0, 1, 2, 5, 6, 7, 8, 9)
 PROCESS = Absorbing(LogLinear(), V, MASK, DATA)
 PARAMETERIZATIONS = [Subs(V, MASK, DATA), Mean(V, MASK, DATA), Score(V, MASK, DATA)]
-OBJECTIVES = [ContinuousNelbo(), CrossEntropy(), DiscreteNelbo(20), ExactlyK()]
+OBJECTIVES = [ContinuousNelbo(), CrossEntropy(), DiscreteNelbo(20), ScoreEntropy(), ExactlyK()]
 
 
 class Headed(nn.Module):
@@ -86,6 +91,9 @@ class Everywhere(Denoiser):
 
     def log_x0(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
         return self.model.log_x0(x_t, t, condition)
+
+    def log_score(self, x_t: Tensor, t: Tensor, condition: Tensor | None = None) -> Tensor:
+        return self.model.log_score(x_t, t, condition)
 
 
 def models(parameterization: Parameterization) -> list[Denoiser]:
@@ -151,6 +159,52 @@ def test_chunks_bound_how_many_positions_the_head_sees_at_once(
     nats.sum().backward()
     assert max(network.heads) == 4
     assert sum(network.heads) == 2 * masked  # once more in the backward pass
+
+
+class Large(nn.Module):
+    """A head of 5,000 tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.output = nn.Embedding(5000, 4), nn.Linear(4, 5000)
+
+    def hidden(self, tokens: Tensor, sigma: None) -> Tensor:
+        return self.embedding(tokens)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        return self.output(hidden)
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        Absorbing(LogLinear(), 5000, 0),
+        Uniform(LogLinear(), 5000, range(1, 5000)),
+        LearnedAbsorbing(LogLinear(), 5000, 0),
+    ],
+    ids=lambda process: type(process).__name__,
+)
+@pytest.mark.parametrize(
+    "objective",
+    [ScoreEntropy(ends=True), DiscreteNelbo(20, ends=True), Centred(ScoreEntropy())],
+    ids=["rates", "chain", "centred"],
+)
+def test_of_a_large_vocabulary_no_more_than_a_chunk_is_kept(
+    objective: DenoisingObjective, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chunked_head, "LOGITS_AT_ONCE", 8 * 5000)
+    network = Large()
+    model = NetworkDenoiser(network, process, Mean(5000, 0, range(1, 5000), subs_masking=True))
+    x0 = torch.randint(1, 5000, (4, 64), generator=torch.Generator().manual_seed(0))
+    kept: list[int] = []
+    hooks = torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(x.numel()) or x, lambda x: x
+    )
+    with hooks:
+        objective(model, x0, generator=torch.Generator().manual_seed(1)).sum().backward()
+    assert network.output.weight.grad is not None and network.output.weight.grad.any()
+    # The weight, once for every chunk, and not 4 x 64 rows of 5,000.
+    assert max(kept) <= 5000 * 8
 
 
 @pytest.fixture

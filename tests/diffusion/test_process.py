@@ -10,9 +10,11 @@ from genodiff.diffusion import (
     Absorbing,
     Cosine,
     Geometric,
+    Hybrid,
     LearnedAbsorbing,
     LogLinear,
     NoiseSchedule,
+    Process,
     Uniform,
 )
 from genodiff.diffusion.process import LOG_ZERO, absorbing, check_time
@@ -172,6 +174,37 @@ def test_score_is_the_ratio_of_marginals() -> None:
     # From a clean letter only the mask is a step away, with the odds of being masked.
     at_letter = process.log_score(torch.tensor([[3]]), log_p_x0, t).exp()[0, 0]
     assert at_letter.tolist() == pytest.approx([0, 0, (1 - alpha) / alpha, 1, 0])
+
+
+def learned(*powers: float) -> LearnedAbsorbing:
+    process = LearnedAbsorbing(LogLinear(0.02), 6, 4, (0, 2, 3))
+    with torch.no_grad():
+        process.softplus_inverse[[0, 2, 3]] = torch.tensor(powers).expm1().log()
+    return process
+
+
+@pytest.mark.parametrize(
+    "process",
+    [
+        Absorbing(LogLinear(0.02), 6, 4, (0, 2, 3)),
+        Uniform(LogLinear(0.02), 6, (0, 2, 3)),
+        Hybrid(LogLinear(0.02), 6, 4, (0, 2, 3), uniform=0.3),
+        learned(0.5, 1.0, 3.0),
+    ],
+    ids=lambda process: type(process).__name__,
+)
+@pytest.mark.parametrize("time", [0.0, 0.3, 1.0])
+def test_information_is_the_divergence_of_what_each_token_becomes(
+    process: Process, time: float
+) -> None:
+    t = torch.full((1, 1), time, dtype=torch.float64)
+    one_hot = torch.full((1, 3, 6), LOG_ZERO, dtype=torch.float64)
+    one_hot[0, range(3), [0, 2, 3]] = 0.0
+    q = process.log_marginal(one_hot, t)[0].detach().exp()
+    kl = torch.where(q > 0, q * (q / q.mean(0)).log(), 0.0).sum(-1)
+    information = process.information(t).detach()
+    torch.testing.assert_close(information[[0, 2, 3]], kl, rtol=1e-9, atol=1e-12)
+    assert (information[[1, 4, 5]] == 0).all()
 
 
 def test_a_time_without_its_second_axis_is_refused() -> None:

@@ -181,9 +181,13 @@ def test_what_follows_is_what_the_denoiser_says_behind_the_context(
     for name in ("log_x0", "log_score"):
         behind = getattr(model, name)(*whole)[:, 1:]
         torch.testing.assert_close(getattr(following, name)(noised, t), behind)
-        torch.testing.assert_close(
-            getattr(following, f"{name}_at")(noised, t, where), behind[where]
-        )
+        read = following.read_x0_at if name == "log_x0" else following.read_score_at
+        row = torch.arange(3)
+        first = read(lambda log_y, row: log_y[:, 0] + row, noised, t, where, [row])
+        torch.testing.assert_close(first, behind[where][:, 0] + row)
+    torch.testing.assert_close(
+        following.log_x0_at(noised, t, where), model.log_x0(*whole)[:, 1:][where]
+    )
     x0 = torch.tensor([[2, 1], [0, 0]])
     told = following.log_likelihood_at(x0, noised, t, where)
     behind = model.log_x0(*whole)[:, 1:].gather(-1, x0[..., None])[..., 0]
