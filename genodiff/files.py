@@ -15,6 +15,8 @@ _DISK_TROUBLE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE)
 )
 _TEMPORARY = ".*.tmp"
+_LOCK = ".lock"
+_LONGEST_NAME = 200  # of the 255 bytes of a file system
 
 
 @contextmanager
@@ -103,6 +105,28 @@ def unclaimed(lock: Path) -> Iterator[bool]:
 
 
 @contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Holds `folder`, which exists, for this process and for none that it forks; one that is
+    killed loses it. Raises UserError if another process holds it.
+
+    Where there are no locks nobody is known to hold it.
+    """
+    with (folder / _LOCK).open("w") as handle:
+        try:
+            import fcntl
+
+            # Not flock: workers of a data loader would keep that for seconds after a kill.
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise UserError(
+                f"another process is writing to {folder}; wait until it has ended, or stop it."
+            ) from error
+        except (ImportError, OSError):
+            pass
+        yield
+
+
+@contextmanager
 def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside `path`; renamed onto it on success, deleted on any exception.
 
@@ -172,6 +196,7 @@ def claim_file(path: Path, *, overwrite: bool) -> Path:
 
     Raises UserError if it exists (without `overwrite`), is a folder, or cannot be written.
     """
+    _require_short(path)
     if path.is_dir():
         raise UserError(f"out={path} is a folder; give the name of a file in it.")
     if path.exists() and not overwrite:
@@ -183,21 +208,27 @@ def claim_file(path: Path, *, overwrite: bool) -> Path:
 def claim_folder(path: Path, *, overwrite: bool) -> Path:
     """Makes the folder `path` for a task's results; with `overwrite` an old one is emptied first.
 
-    Raises UserError if it exists and is not empty (without `overwrite`) or cannot be written.
+    Raises UserError if it exists and is not empty (without `overwrite`), if another process is
+    writing to it, or if it cannot be written.
     """
     _require_free(path, overwrite)
-    if path.is_dir() and any(path.iterdir()):
-        shutil.rmtree(path)
     _require_writable(path, path)
+    if any(path.iterdir()):
+        with sole_writer(path):
+            shutil.rmtree(path)
+        path.mkdir()
     return path
 
 
 def _require_free(path: Path, overwrite: bool) -> None:
     """Raises UserError unless `path` is nothing, an empty folder, or one of ours to overwrite."""
+    _require_short(path)
     if path.exists() and not path.is_dir():
         raise UserError(f"out={path} is a file; give the name of a folder.")
-    # A task that was killed before its first file leaves a temporary one.
-    if path.is_dir() and not all(entry.match(_TEMPORARY) for entry in path.iterdir()):
+    # A task that was killed before its first file leaves a temporary one, or its lock.
+    if path.is_dir() and not all(
+        entry.match(_TEMPORARY) or entry.name == _LOCK for entry in path.iterdir()
+    ):
         if not overwrite:
             raise UserError(
                 f"out={path} exists and is not empty; choose another name, or overwrite=true."
@@ -226,6 +257,15 @@ def _umask() -> int:
 
 def _is_ours(path: Path) -> bool:
     return any((path / name).is_file() for name in ("manifest.json", "metrics.json"))
+
+
+def _require_short(path: Path) -> None:
+    """Raises UserError for a name that is too long, or leaves no room for a temporary one."""
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if longest > _LONGEST_NAME:
+        raise UserError(
+            f"out= has a name of {longest} bytes in it; use names of {_LONGEST_NAME} or less."
+        )
 
 
 def _require_writable(folder: Path, target: Path) -> None:

@@ -8,16 +8,26 @@ others does not take them for its own.
 """
 
 import json
+import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, final
 
-from genodiff.errors import UserError
-from genodiff.files import atomic_path, claim_file, discard, write_text
+from genodiff.errors import OutsideError, UserError
+from genodiff.files import (
+    atomic_path,
+    claim_file,
+    discard,
+    free_space,
+    is_disk_trouble,
+    sole_writer,
+    write_text,
+)
 from genodiff.ranks import ALONE, Ranks
 
 _WORK = "work.json"
@@ -80,6 +90,19 @@ def claim_outputs(target: Path, *beside: Path, overwrite: bool) -> Path:
 
 
 @contextmanager
+def standard_output() -> Iterator[None]:
+    """While results are written there. If its reader leaves before their end, as `head` does, the
+    command ends with code 1 and without a word."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes what is left when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+@contextmanager
 def parts_of(
     target: Path | None,
     work: Mapping[str, Any],
@@ -95,6 +118,10 @@ def parts_of(
         work: all that the parts depend on, as plain JSON values: keys of the command, checksums of
             what it reads, the records in a part. Not what changes nothing, such as devices.
         overwrite: throw away parts that another command left, in the place of a UserError.
+
+    Raises:
+        UserError: parts of another command, or another process that is making them.
+        OutsideError: a disk that is full or fails; the parts stay.
     """
     if target is None:
         if ranks.size > 1:
@@ -103,14 +130,25 @@ def parts_of(
             yield Parts(Path(folder), ranks)
         return
     folder = _folder(target)
-    if ranks.rank == 0:
-        _claim(folder, target, json.loads(json.dumps(dict(work))), overwrite)
-    parts = Parts(folder, ranks)
-    parts.wait()
-    yield parts
-    parts.wait()
-    if ranks.rank == 0:
-        discard(folder)
+    with ExitStack() as stack:
+        if ranks.rank == 0:
+            folder.mkdir(exist_ok=True)
+            stack.enter_context(sole_writer(folder))
+            _claim(folder, target, json.loads(json.dumps(dict(work))), overwrite)
+        parts = Parts(folder, ranks)
+        parts.wait()
+        try:
+            yield parts
+        except OSError as error:
+            if not is_disk_trouble(error):
+                raise
+            raise OutsideError(
+                f"out={target} cannot be written ({error.strerror}; {free_space(folder)}); what "
+                "is done is kept: make room, and give the same command again."
+            ) from error
+        parts.wait()
+        if ranks.rank == 0:
+            discard(folder)
 
 
 def _folder(target: Path) -> Path:
@@ -118,19 +156,22 @@ def _folder(target: Path) -> Path:
 
 
 def _claim(folder: Path, target: Path, work: dict[str, Any], overwrite: bool) -> None:
-    """Makes the folder, or checks that parts in it are of the same work."""
+    """Checks that parts in the folder are of the same work, or empties it."""
     known: Any = None
     if (folder / _WORK).is_file():
         known = json.loads((folder / _WORK).read_text(encoding="utf-8"))
-    if known != work:
-        if known is not None and any(folder.glob("[0-9]*")) and not overwrite:
-            raise UserError(
-                f"out={target} was begun by another command, {_difference(known, work)}; give "
-                "that one again to finish it, or overwrite=true to drop what it made."
-            )
-        discard(folder)
-        folder.mkdir()
-        write_text(folder / _WORK, json.dumps(work, indent=2) + "\n")
+    if known == work:
+        return
+    left = [*folder.glob("[0-9]*")]
+    if known is not None and left and not overwrite:
+        raise UserError(
+            f"out={target} was begun by another command, {_difference(known, work)}; give "
+            "that one again to finish it, or overwrite=true to drop what it made."
+        )
+    # First what says whose parts they are: without it a kill leaves parts of nobody.
+    for path in (folder / _WORK, *left):
+        path.unlink(missing_ok=True)
+    write_text(folder / _WORK, json.dumps(work, indent=2) + "\n")
 
 
 def _difference(known: Mapping[str, Any], work: Mapping[str, Any]) -> str:

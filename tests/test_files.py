@@ -2,8 +2,10 @@
 
 import os
 import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from genodiff.files import (
     claim_folder,
     free_space,
     remove_leftovers,
+    sole_writer,
     unclaimed,
     write_text,
 )
@@ -92,6 +95,46 @@ def test_an_unwritable_place_is_said_before_any_work() -> None:
         claim_file(Path("/proc/genodiff/a.txt"), overwrite=False)
     with pytest.raises(UserError, match="cannot be written"):
         claim_folder(Path("/proc/genodiff"), overwrite=False)
+
+
+@pytest.mark.parametrize("claim", [claim_file, claim_folder])
+def test_a_name_that_no_file_system_takes_is_said_before_any_work(
+    claim: Callable[..., Path], tmp_path: Path
+) -> None:
+    claim(tmp_path / ("a" * 200), overwrite=False)
+    with pytest.raises(UserError, match="a name of 201 bytes in it; use names of 200 or less"):
+        claim(tmp_path / ("a" * 201), overwrite=False)
+
+
+def test_a_folder_is_held_by_one_process_and_by_none_that_it_forks(tmp_path: Path) -> None:
+    hold = (
+        "import os, sys, time; from pathlib import Path; from genodiff.files import sole_writer\n"
+        "with sole_writer(Path(sys.argv[1])):\n"
+        "    if os.fork() == 0: time.sleep(60)\n"
+        "    else: print('held', flush=True); sys.stdin.read(); os._exit(9)"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        assert child.stdout is not None and child.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(UserError, match="another process is writing to"),
+            sole_writer(tmp_path),
+        ):
+            pass
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait(60) == 9  # and what it forked lives on
+        with sole_writer(tmp_path):
+            pass
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        assert child.stdout is not None
+        child.stdout.close()
 
 
 def test_overwrite_empties_only_what_genodiff_wrote(tmp_path: Path) -> None:

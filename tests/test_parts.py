@@ -1,11 +1,14 @@
 """A file in parts: stopped anywhere, taken up again, by any number of processes."""
 
+import errno
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from genodiff.errors import UserError
+from genodiff.errors import OutsideError, UserError
 from genodiff.parts import Parts, claim_outputs, parts_of
 from genodiff.ranks import Ranks
 
@@ -80,6 +83,37 @@ def test_a_command_that_made_nothing_stands_in_nobodys_way(tmp_path: Path) -> No
         assert make(parts, range(1)) == [0]
 
 
+def test_a_command_that_is_given_twice_at_once_is_run_once(tmp_path: Path) -> None:
+    stop_after(tmp_path / "a.txt", range(1))
+    hold = "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX)"
+    words = [sys.executable, "-c", f"{hold}; print(flush=True); input()"]
+    lock = str(tmp_path / ".a.txt.parts" / ".lock")
+    with subprocess.Popen(
+        [*words, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with (
+            pytest.raises(UserError, match="another process is writing to"),
+            parts_of(tmp_path / "a.txt", {**WORK, "seed": 1}, overwrite=True),
+        ):
+            pass
+        other.communicate("\n")
+    with parts_of(tmp_path / "a.txt", WORK) as parts:
+        assert make(parts, range(2)) == [1]
+
+
+def test_a_full_disk_is_told_in_one_line_and_loses_no_part(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutsideError, match=r"a.txt cannot be written \(No space left.*MiB free\)"),
+        parts_of(tmp_path / "a.txt", WORK) as parts,
+    ):
+        make(parts, range(1))
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with parts_of(tmp_path / "a.txt", WORK) as parts:
+        assert make(parts, range(2)) == [1]
+
+
 def test_what_a_kill_left_of_the_outputs_is_written_again(tmp_path: Path) -> None:
     target, report = tmp_path / "a.txt", tmp_path / "a.json"
     target.write_text("written, and then killed")
@@ -104,3 +138,24 @@ def test_parts_for_standard_output_leave_nothing_behind(tmp_path: Path) -> None:
         parts_of(None, WORK, ranks=Ranks(0, 2)),
     ):
         pass
+
+
+def test_a_reader_that_leaves_ends_a_command_without_a_word() -> None:
+    lines = (
+        "import sys",
+        "from genodiff.parts import standard_output",
+        "with standard_output():",
+        "    print('x', flush=True)",
+        "    input()",
+        "    print('y')",
+    )
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)], stdin=pipe, stdout=pipe, stderr=pipe
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        assert process.stdout.readline() == b"x\n"
+        process.stdout.close()
+        process.stdin.write(b"\n")
+        process.stdin.close()
+        assert (process.stderr.read(), process.wait()) == (b"", 1)

@@ -51,7 +51,7 @@ from genodiff.tasks.build import Node, select_device
 from genodiff.tasks.draw import Drawn, draw_sequences, fasta_text, masks
 from genodiff.tasks.evaluate import markov_baselines
 from genodiff.tasks.formulation import SUBS
-from genodiff.tasks.launch import launch
+from genodiff.tasks.launch import command_line, launch
 from genodiff.tasks.model import Model, load_model, save_model
 from genodiff.tasks.train import assemble, start
 from genodiff.training import read_metrics
@@ -80,6 +80,9 @@ def main(
         raise UserError(f"steps={steps} must be at least 1.")
     chosen = select_device(device)
     folder = claim_folder(Path(out), overwrite=overwrite)
+    # Whose folder this is, should the demo not come to its end.
+    manifest = {"command": command_line(), "version": __version__, "seed": seed}
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=2) + "\n")
 
     log.info("1/5 drawing a genome whose law is known")
     law = SyntheticGenome(n_motifs=3, motif_length=24, motif_fraction=0.75, seed=seed)

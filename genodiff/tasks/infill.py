@@ -15,7 +15,7 @@ keys:
   context=            bases on each side that the model sees (512; fewer at a chromosome's end)
   num_samples=        designs a region (4)
   keep=BED            bases inside the regions that stay as they are, on both strands
-  out=FILE|-          FASTA of flanks (as they are in the genome) and designs (upper case), on the
+  out=FILE.fa|-       FASTA of flanks (as they are in the genome) and designs (upper case), on the
                       regions' strands, in the order of the BED. Beside it FILE.bed, a row a
                       design: chromosome, start, end, the design's name in the FASTA, how many of
                       1,000 of the region's bases are not the genome's, strand, and, behind these
@@ -65,7 +65,7 @@ from genodiff.data import (
 from genodiff.diffusion import BlockDenoiser, CausalModel, Constrained
 from genodiff.errors import UserError
 from genodiff.files import atomic_path, write_text
-from genodiff.parts import Parts, parts_of
+from genodiff.parts import Parts, parts_of, standard_output
 from genodiff.ranks import Ranks
 from genodiff.tasks.batching import Ask, Plan
 from genodiff.tasks.build import Node, select_device
@@ -84,6 +84,8 @@ from genodiff.tasks.model import Model, load_model, require_length
 from genodiff.tasks.sharing import sharing
 
 log = logging.getLogger(__name__)
+
+_FASTA = (".fa", ".fasta", ".fna", ".fas", ".txt")
 
 
 def main(
@@ -131,7 +133,7 @@ def main(
         raise UserError(f"context={context} must be 0 or more; use e.g. 512.")
     check_seed(seed)
     design.check()
-    target = claim_samples(out, overwrite=overwrite, beside=(".json", ".bed"))
+    target = _claim(out, overwrite=overwrite)
     if target is not None:
         _spare_inputs(target, genome=genome, regions=regions, keep=keep)
     source = Genome(genome, cache_dir=cache_dir)
@@ -193,7 +195,8 @@ def main(
             provenance = f"model={checkpoint} seed={seed} genodiff={__version__}"
             written = _records(stretches, _in_order(plan, parts), num_samples, provenance)
             if target is None:
-                sys.stdout.writelines(record.fasta for record in written)
+                with standard_output():
+                    sys.stdout.writelines(record.fasta for record in written)
                 return
             counts = _write(written, target)
             report: dict[str, Any] = {
@@ -208,6 +211,17 @@ def main(
                 **made_of,
             }
             write_text(target.with_suffix(".json"), json.dumps(report, indent=2) + "\n")
+
+
+def _claim(out: str, *, overwrite: bool) -> Path | None:
+    """The file that out= names, None for standard output. Raises UserError if it cannot be
+    written, or is called as another format is."""
+    if out != "-" and Path(out).suffix not in _FASTA:
+        raise UserError(
+            f"out={out} must end in {', '.join(_FASTA[:-1])} or {_FASTA[-1]}, as designs are "
+            "written as plain FASTA; use e.g. out=designs.fa."
+        )
+    return claim_samples(out, overwrite=overwrite, beside=(".json", ".bed"))
 
 
 def _spare_inputs(target: Path, **inputs: str | None) -> None:

@@ -8,15 +8,21 @@ example:
 
 keys:
   out=RUN             folder for config.yaml, manifest.json, metrics.csv, checkpoints, tensorboard
-  resume=RUN          go on with an interrupted run: its own config, nothing else to give
+  resume=RUN          go on with a run that was stopped, by its own config
   init=CHECKPOINT     start from the weights of a run folder, a .ckpt or a model folder
   experiment=NAME     a ready configuration (configs/experiment)
-  data=NAME           fasta, hg38, synthetic, text; data.fasta= data.bed= (chrom, start, end,
-                      split; 0-based, half-open) data.length= data.batch_size= data.jitter=
-                      data.split_policy=strict|caduceus data.reverse_complement= (random strand
-                      in training) data.soft_mask_weight= data.max_n_fraction= data.num_workers=
-                      data=text: data.train=FILE data.valid=FILE data.test=FILE (UTF-8, plain or
-                      gzip; read as bytes; blank lines between documents)
+  data=NAME           fasta (the default), hg38, species, synthetic; text, hub_text, and corpora:
+                      lm1b, lm1b_packed, owt, text8, wikitext2, wikitext103, ptb, lambada, ag_news,
+                      arxiv, pubmed, fineweb_edu
+    of fasta          data.fasta=FILE (plain, bgzip, gzip) data.bed=FILE (columns, with tabs
+                      between: chrom, start, end, split; 0-based, half-open; split is train, valid
+                      or test) data.length= (1024) data.batch_size= (8) data.stride= (the length)
+                      data.jitter= (0) data.reverse_complement= (true: a random strand in training)
+                      data.soft_mask_weight= (1) data.max_n_fraction= (0.5) data.predict_n=
+                      data.split_policy=strict|caduceus data.num_workers= data.cache_dir=
+    of text           data.train=FILE data.valid=FILE data.test=FILE (UTF-8, plain or gzip, with
+                      blank lines between documents; .jsonl; .parquet) data.tokenizer= (bytes; a
+                      name or a folder) data.length= (128)
   backbone=NAME       caduceus, caduceus_ps, mamba (left to right), dimamba, dimamba_tiny, dit,
                       dit_tiny, dit_small, dit_medium, ar_tiny, ar_small, ar_medium, bert; keys
                       such as backbone.d_model= backbone.n_layers=; or trained: that of init=
@@ -26,10 +32,13 @@ keys:
                       mlm; next_token (left to right: backbone=mamba, ar_tiny, ...)
   schedule=NAME       loglinear, linear, cosine, cosine_squared, geometric, polynomial, md4_linear,
                       md4_cosine
-  optimizer.lr=       peak of AdamW's rate; also optimizer.weight_decay= optimizer.warmup_fraction=
-  trainer.max_steps=  optimizer steps, each of data.batch_size= sequences; also
-                      trainer.validate_every=, trainer.checkpoint_every=, trainer.sample_every=,
-                      trainer.precision=
+  optimizer.lr=       peak of AdamW's rate (0.004); also optimizer.weight_decay= (0.1)
+                      optimizer.warmup_fraction= (0.05) optimizer.min_lr_ratio= (0.05)
+  trainer.max_steps=  optimizer steps (2000), each of data.batch_size= sequences; steps between:
+                      trainer.log_every= (20) trainer.validate_every= (200; of
+                      trainer.validate_sequences=256) trainer.checkpoint_every= (100)
+                      trainer.sample_every= (0: never); also trainer.ema_decay= (0.999)
+                      trainer.gradient_clip= (1) trainer.precision=auto|32-true|bf16-mixed
   trainer.devices=    how many processes share a batch, one a device: auto (all GPUs; one process
                       on a CPU; what torchrun or SLURM has started) or a number
   trainer.micro_batch=  the most sequences that a device takes at once, where memory is short;
@@ -40,7 +49,8 @@ keys:
 
 Stopped by Ctrl-C, SIGTERM or a crash, a run goes on with `genodiff train resume=RUN` and ends, on
 a CPU, with the same weights and metrics, bit for bit, as if it had never stopped. Where a step is
-computed changes its result by rounding only: trainer.devices=, trainer.strategy=,
+computed changes its result by rounding only, but for dropout (dit, dimamba, ar), which is drawn
+for what a device takes at once: trainer.devices=, trainer.num_nodes=, trainer.strategy=,
 trainer.micro_batch= and trainer.compile= may be given with resume= too.
 
 several machines:
@@ -81,6 +91,7 @@ from genodiff.tasks.model import (
     load_weights,
     require_length,
     require_tokens,
+    told_as,
 )
 from genodiff.tasks.provenance import provenance
 from genodiff.training import (
@@ -166,7 +177,8 @@ def _trained_backbone(init: str | None) -> Node:
     """The network of init=."""
     if init is None:
         raise UserError("backbone=trained is the network of init=; give init=, or another one.")
-    return description_of(Path(init))["backbone"]
+    with told_as("init"):
+        return description_of(Path(init))["backbone"]
 
 
 def start(parts: "Parts", config: dict[str, Any], run: Path, device: torch.device) -> int:
@@ -194,7 +206,7 @@ def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"], trainer: Node)
     if foreign:
         raise UserError(
             f"{foreign[0]} does not go with resume=, which continues {run} with its own config; "
-            "leave it out."
+            f"leave it out, or start another run with init={run}."
         )
     if not (run / "config.yaml").is_file():
         raise UserError(f"resume={run} is not a run folder (no config.yaml in it).")
@@ -209,7 +221,10 @@ def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"], trainer: Node)
         log.info("%s has no checkpoint yet: starting from step 0.", run)
         parts = assemble(config)
     else:
-        log.info("going on from step %d of %s.", newest.step, newest.path)
+        if newest.step < config["trainer"]["max_steps"]:
+            log.info("going on from step %d of %s.", newest.step, newest.path)
+        else:
+            log.info("%s is at its last step; for more start another with init=%s.", run, run)
         parts = assemble({**config, "init": None})
     parts.fit_to(chosen)
     with outside_troubles(run):
@@ -217,16 +232,17 @@ def resume_run(run: Path, device: Literal["auto", "cpu", "cuda"], trainer: Node)
 
 
 @contextmanager
-def outside_troubles(run: Path, command: str = "genodiff train") -> Iterator[None]:
+def outside_troubles(run: Path, command: str | None = None) -> Iterator[None]:
     """Tells what nobody here can help in one line, with what there is to go on from, and the
-    `command` that takes resume=."""
+    `command` that does; None is that of training."""
     try:
         yield
     except Exception as error:
         trouble = _outside_trouble(error, run)
         if trouble is None:
             raise
-        raise OutsideError(f"{trouble} {_way_on(run, command)}") from error
+        way_on = _way_on(run, command or f"genodiff train resume={run}")
+        raise OutsideError(f"{trouble} {way_on}") from error
 
 
 def _outside_trouble(error: BaseException, run: Path) -> str | None:
@@ -255,7 +271,7 @@ def _way_on(run: Path, command: str) -> str:
     newest = newest_checkpoint(run / "checkpoints")
     if newest is None:
         return "No checkpoint was written yet: start again."
-    return f"Step {newest.step} is saved; go on with: {command} resume={run}"
+    return f"Step {newest.step} is saved; go on with: {command}"
 
 
 class Parts:
@@ -288,7 +304,13 @@ def assemble(config: dict[str, Any]) -> Parts:
     plan: Plan = build(config["trainer"], where="trainer")
     torch.manual_seed(seed)
     model = build_model(describe(config, data.tokenizer))
-    sample_length = config["sample_length"] or data.length
+    sample_length = config["sample_length"]
+    if sample_length is None:
+        sample_length = data.length
+    if sample_length < 1:
+        raise UserError(
+            f"sample_length={sample_length} is no length of a sequence; give 1 or more."
+        )
     require_length(model, data.length, "data.length")
     require_length(model, sample_length, "sample_length")
     classes = getattr(model.network, "classes", None)
@@ -299,7 +321,8 @@ def assemble(config: dict[str, Any]) -> Parts:
             f"{data.n_labels}, or data.labelled=false."
         )
     if config["init"] is not None:
-        source = load_model(Path(config["init"]), torch.device("cpu"))
+        with told_as("init"):
+            source = load_model(Path(config["init"]), torch.device("cpu"))
         if not isinstance(source.tokenizer, TokenIds):  # whose ids may be any tokens
             require_tokens(source, data.tokenizer, f"init={config['init']}")
         # What a model learns beside its network (a schedule, say) goes with its own kind alone.

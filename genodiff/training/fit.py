@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from genodiff.errors import UserError
-from genodiff.files import remove_leftovers
+from genodiff.files import remove_leftovers, sole_writer
 from genodiff.ranks import Ranks, is_first
 from genodiff.training.callbacks import (
     Progress,
@@ -43,7 +44,8 @@ class Plan:
         strategy: "ddp" copies the model to every device, "fsdp" cuts it into as many shares;
             "auto" is "ddp" where there are several devices.
         micro_batch: the most sequences that a device takes at once; None for its whole share of a
-            batch. No number that changes where a step is computed changes its result.
+            batch. Numbers that say where a step is computed change its result by rounding only,
+            but for dropout, see `GenerativeModule`.
         compile: see `compile_blocks`, which the module's network has been given to.
         gradient_clip: largest L2 norm of a step's gradient.
         ema_decay: of the averaged weights; at step n it is at most (1 + n) / (10 + n).
@@ -125,22 +127,55 @@ def fit(
     Args:
         train_loader: gives the endless loader of training batches from a batch number on; a batch
             is that of an optimizer step.
-        run: folder of `metrics.csv`, `checkpoints/`, `samples/` and the TensorBoard files.
+        run: folder, which exists, of `metrics.csv`, `checkpoints/`, `samples/` and the
+            TensorBoard files.
         score: validation of a model by the ranks that share it; all of them ask for it, and what
             the first one is told counts.
         draw: a few samples of a model as FASTA or text.
 
-    Raises DivergedError where the loss or the gradient is not finite.
+    Raises DivergedError where the loss or the gradient is not finite, and UserError if another
+    process trains in `run`.
     """
-    if is_first():
-        for folder in (run, run / "samples"):
-            remove_leftovers(folder)
-    step = int(read_checkpoint(resume)["global_step"]) if resume else 0
-    checkpoints = Checkpoints(run / "checkpoints", plan.checkpoint_every)
-    run_log = RunLog(run / "metrics.csv", plan.log_every)
-    progress = Progress(plan.log_every)
+    with sole_writer(run) if is_first() else nullcontext():
+        if is_first():
+            for folder in (run, run / "samples"):
+                remove_leftovers(folder)
+        step = int(read_checkpoint(resume)["global_step"]) if resume else 0
+        checkpoints = Checkpoints(run / "checkpoints", plan.checkpoint_every)
+        run_log = RunLog(run / "metrics.csv", plan.log_every)
+        progress = Progress(plan.log_every)
+        # The order in which a step's end is dealt with: time it, log it, validate, sample, stop,
+        # save.
+        callbacks = [
+            progress,
+            run_log,
+            Validation(score, plan.validate_every, run_log=run_log, checkpoints=checkpoints),
+            SampleView(draw, plan.sample_every, run / "samples"),
+            StopOnSignal(),
+            checkpoints,
+        ]
+        trainer = _trainer(plan, run, device, callbacks)
+        started = time.monotonic()
+        try:
+            trainer.fit(module, train_loader(step), ckpt_path=resume, weights_only=True)
+        except SystemExit as exit:  # what Lightning makes of an interrupt
+            raise KeyboardInterrupt from exit
+        return Fitted(
+            steps=trainer.global_step,
+            tokens=run_log.tokens,
+            seconds=time.monotonic() - started,
+            tokens_per_second=progress.tokens_per_second,
+            peak_memory_bytes=peak_memory_bytes(device),
+            interrupted=trainer.global_step < plan.max_steps,
+        )
+
+
+def _trainer(
+    plan: Plan, run: Path, device: torch.device, callbacks: list[lightning.Callback]
+) -> lightning.Trainer:
+    """Lightning's, with nothing of its own switched on."""
     there = plan.processes(device)
-    trainer = lightning.Trainer(
+    return lightning.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=there.per_node,
         num_nodes=there.nodes,
@@ -148,16 +183,7 @@ def fit(
         precision=_precision(plan.precision, device),
         max_steps=plan.max_steps,
         max_epochs=-1,
-        # The order in which a step's end is dealt with: time it, log it, validate, sample, stop,
-        # save.
-        callbacks=[
-            progress,
-            run_log,
-            Validation(score, plan.validate_every, run_log=run_log, checkpoints=checkpoints),
-            SampleView(draw, plan.sample_every, run / "samples"),
-            StopOnSignal(),
-            checkpoints,
-        ],
+        callbacks=callbacks,
         logger=TensorBoard(run / "tensorboard"),
         plugins=[AtomicCheckpointIO(), *cluster()],
         log_every_n_steps=plan.log_every,
@@ -166,19 +192,6 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
-    )
-    started = time.monotonic()
-    try:
-        trainer.fit(module, train_loader(step), ckpt_path=resume, weights_only=True)
-    except SystemExit as exit:  # what Lightning makes of an interrupt
-        raise KeyboardInterrupt from exit
-    return Fitted(
-        steps=trainer.global_step,
-        tokens=run_log.tokens,
-        seconds=time.monotonic() - started,
-        tokens_per_second=progress.tokens_per_second,
-        peak_memory_bytes=peak_memory_bytes(device),
-        interrupted=trainer.global_step < plan.max_steps,
     )
 
 

@@ -83,6 +83,7 @@ class GenerativeModule(lightning.LightningModule):
         self.description = dict(description or {})
         self.ema = ExponentialMovingAverage(self.model.parameters(), decay=ema_decay)
         self.gradient_norm = torch.zeros(())
+        self.learning_rate = 0.0
 
     def forward(
         self, tokens: Tensor, drawn: tuple[Tensor, ...], condition: Tensor | None
@@ -114,6 +115,7 @@ class GenerativeModule(lightning.LightningModule):
         self.gradient_norm = whole(norm)
         self._require_finite(row_nats)
         optimizer.step()
+        self.learning_rate = float(schedule.get_last_lr()[0])
         schedule.step()
         self.ema.update()
         nats = row_nats.sum()

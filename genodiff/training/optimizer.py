@@ -35,6 +35,10 @@ class AdamWCosine:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise UserError(f"optimizer.lr={self.lr} must be positive.")
+        if self.weight_decay < 0:
+            raise UserError(f"optimizer.weight_decay={self.weight_decay} must not be negative.")
+        if self.eps <= 0:
+            raise UserError(f"optimizer.eps={self.eps} must be positive.")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise UserError(f"optimizer.betas={list(self.betas)} must be two numbers in [0, 1).")
         for name in ("warmup_fraction", "min_lr_ratio"):

@@ -35,7 +35,8 @@ COLUMNS: tuple[str, ...] = (
 
 
 class RunLog(lightning.Callback):
-    """Writes a `train` row every `every` steps: the mean over the steps since the row before.
+    """Writes a `train` row every `every` steps: the mean over the steps since the row before, and
+    the rate and the gradient's norm of its own step.
 
     Rows that a full disk does not take wait for the next one, also in checkpoints.
 
@@ -75,7 +76,7 @@ class RunLog(lightning.Callback):
             "train",
             # Weight 0 (nothing but N since the last row) has no mean.
             self._nats / self._weight if self._weight else math.nan,
-            learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
+            learning_rate=pl_module.learning_rate,
             gradient_norm=float(pl_module.gradient_norm),
         )
         self._nats = self._weight = 0.0
@@ -87,7 +88,7 @@ class RunLog(lightning.Callback):
             "split": split,
             "tokens": self.tokens,
             "nats_per_token": nats,
-            "perplexity": math.exp(nats),
+            "perplexity": math.exp(nats) if nats < 700 else math.inf,  # far off, not yet lost
             **columns,
         }
         if not trainer.is_global_zero:

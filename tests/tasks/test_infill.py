@@ -292,6 +292,16 @@ def test_n_is_written_like_any_base_but_a_region_of_nothing_else_is_refused(
     assert_refused(genodiff, message, "infill", *words, out="refused.fa")
 
 
+@pytest.mark.parametrize("name", ["designs.jsonl", "designs.fa.gz", "designs.bed", "designs"])
+def test_a_name_of_another_format_is_refused(
+    genodiff: Genodiff, genome: Files, trained: str, regions: str, name: str
+) -> None:
+    message = f"out={name} must end in .fa, .fasta, .fna, .fas or .txt, as designs are written as"
+    fasta = genome[0].removeprefix("data.fasta=")
+    words = (f"checkpoint={trained}", f"genome={fasta}", f"regions={regions}")
+    assert_refused(genodiff, message, "infill", *words, out=name)
+
+
 @pytest.mark.parametrize("key", ["regions", "keep"])
 def test_an_input_is_never_written_over(
     genodiff: Genodiff, genome: Files, trained: str, regions: str, key: str

@@ -3,12 +3,15 @@
 import signal
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
+from lightning import Trainer
 
 from genodiff.errors import UserError
 from genodiff.training import DivergedError, Plan, read_checkpoint, read_metrics
+from genodiff.training.run_log import RunLog
 from tests.training import tiny
 
 
@@ -71,6 +74,22 @@ def test_the_log_holds_the_rows_that_are_due(tmp_path: Path) -> None:
     }
     assert steps == {"train": [3, 6, 9, 10], "valid": [4, 8, 10]}
     assert all(row["tokens"] == row["step"] * tiny.BATCH * tiny.LENGTH for row in rows)
+
+
+def test_the_log_has_the_rate_that_its_step_was_made_with(tmp_path: Path) -> None:
+    module = tiny.module(max_steps=10)
+    tiny.run(tmp_path / "a", max_steps=10)
+    rows = read_metrics(tmp_path / "a" / "metrics.csv")
+    rates = {row["step"]: row["learning_rate"] for row in rows if row["split"] == "train"}
+    settings = module.settings
+    expected = {step: settings.lr * settings.rate(step - 1, 10) for step in (3, 6, 9, 10)}
+    assert rates == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_loss_beyond_every_perplexity_is_logged(tmp_path: Path) -> None:
+    trainer = Mock(spec=Trainer, global_step=1, is_global_zero=True, loggers=[])
+    RunLog(tmp_path / "metrics.csv", every=1).write(trainer, "train", 800.0)
+    assert (tmp_path / "metrics.csv").read_text().strip() == "1,train,0,800.0,,inf,,,"
 
 
 def test_rows_after_the_checkpoint_are_not_written_twice(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def test_frozen_parameters_are_left_out() -> None:
     ("setting", "message"),
     [
         ({"lr": 0.0}, "optimizer.lr=0.0 must be positive"),
+        ({"weight_decay": -0.1}, "optimizer.weight_decay=-0.1 must not be negative"),
+        ({"eps": 0.0}, "optimizer.eps=0.0 must be positive"),
         ({"betas": (0.9, 1.0)}, r"optimizer.betas=\[0.9, 1.0\] must be two numbers"),
         ({"warmup_fraction": 2.0}, r"optimizer.warmup_fraction=2.0 must be in \[0, 1\]"),
     ],
