@@ -154,6 +154,8 @@ def nelbo(
         raise UserError(f"repeats={repeats} leaves no standard error; use 1 or more.")
     if half_width is not None and half_width <= 0:
         raise UserError(f"half_width={half_width} is no width; use e.g. half_width=0.001.")
+    if max_evaluations is not None and max_evaluations < 1:
+        raise UserError(f"max_evaluations={max_evaluations} is below 1; use 1 or more, or none.")
     if seed < 0:
         raise UserError(f"seed={seed} is negative; use 0 or more.")
     is_data = partial(estimator.is_data, model)

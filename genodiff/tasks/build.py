@@ -6,6 +6,7 @@ YAML: `build` passes it to whichever target declares such a parameter.
 """
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -89,7 +90,11 @@ def check_arguments(target: Callable[..., Any], arguments: Mapping[str, Any], wh
             raise UserError(f"{place}= is required; see --help.")
         annotation = parameters[key].annotation
         if not fits(value, annotation):
-            raise UserError(f"{place}={value} is not {_spell(annotation)}.")
+            whole = (
+                isinstance(value, float) and value.is_integer() and fits(int(value), annotation)
+            )
+            hint = f"; write {int(value)}" if whole else ""
+            raise UserError(f"{place}={_written(value)} is not {_spell(annotation)}{hint}.")
     for key, parameter in parameters.items():
         if parameter.default is parameter.empty and key not in arguments:
             raise UserError(f"{where + '.' if where else ''}{key}= is required by {name}.")
@@ -113,7 +118,8 @@ def fits(value: Any, annotation: Any) -> bool:
             fits(item, members[0] if members else Any) for item in value
         )
     if annotation is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        # No key means anything at nan, and comparisons with a bound let it through.
+        return isinstance(value, int | float) and type(value) is not bool and math.isfinite(value)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     if annotation in (str, bool):
@@ -190,6 +196,13 @@ def resolve(node: Node, where: str) -> Callable[..., Any]:
         ) from error
 
 
+def _written(value: Any) -> str:
+    """A value of a config as it is written there."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"[{','.join(map(_written, value))}]" if isinstance(value, list) else str(value)
+
+
 def _spell(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if isinstance(origin, type) and issubclass(origin, Sequence):
@@ -201,4 +214,5 @@ def _spell(annotation: Any) -> str:
     if annotation in (None, types.NoneType):
         return "null"
     names = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+    names |= {Path: "a path"}
     return names.get(annotation, getattr(annotation, "__name__", str(annotation)))

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from itertools import chain
 from pathlib import Path
@@ -28,6 +28,9 @@ _METHODS = ("hidden", "hidden_amid", "extend", "head")
 
 LINE = 80
 """Bases a FASTA line."""
+
+MOST_TOKENS = 1_000_000_000
+"""Of a sequence; the largest chromosome that is known has fewer."""
 
 PRECISION = "float64"
 """Of the numbers by which every sampler draws its tokens; see `genodiff.diffusion.categorical`."""
@@ -58,7 +61,11 @@ class Drawn(NamedTuple):
 
 
 def masks(model: Model, count: int, length: int) -> Int[Tensor, "n l"]:
-    """Sequences of nothing but tokens to be drawn."""
+    """Sequences of nothing but tokens to be drawn. Raises UserError for more than MOST_TOKENS."""
+    if length > MOST_TOKENS:
+        raise UserError(
+            f"a sequence of {length:,} tokens cannot be drawn; use {MOST_TOKENS:,} or less."
+        )
     return torch.full((count, length), model.tokenizer.mask_id)
 
 
@@ -91,6 +98,7 @@ def draw_batch(
     index: int,
 ) -> Drawn:
     """Draws every mask of x; all other tokens stay. What is random follows from (seed, index).
+    Raises UserError for a sampler that leaves masks.
 
     `denoiser` is the model's own, or one that wraps it, and `sampler` one that fits it.
     """
@@ -106,6 +114,11 @@ def draw_batch(
             )
             x, frozen = torch.where(unknown, prior, x), ~unknown
         tokens = sampler(denoiser, x, frozen=frozen, generator=generator).cpu()
+    if left := int((tokens == model.tokenizer.mask_id).sum()):
+        raise UserError(
+            f"the sampler leaves {left} tokens masked, and a mask is nothing to write; use "
+            "sampler.final=draw, or sampler.t_end=0.0."
+        )
     return Drawn(
         tokens,
         [model.tokenizer.decode(row) for row in tokens],
@@ -156,8 +169,13 @@ def _seed_of(seed: int, index: int) -> int:
 
 def weights_sha256(model: Model) -> str:
     """SHA-256 of what a model is: its description and its weights, whatever file they are in."""
-    digest = hashlib.sha256(json.dumps(model.description, sort_keys=True).encode())
-    for name, value in model.denoiser.state_dict().items():
+    return sha256_of(model.description, model.denoiser)
+
+
+def sha256_of(description: Mapping[str, Any], module: nn.Module) -> str:
+    """SHA-256 of a description and of the weights that go with it."""
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, value in module.state_dict().items():
         digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
         digest.update(value.detach().cpu().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

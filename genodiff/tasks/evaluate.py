@@ -69,13 +69,22 @@ from genodiff.evaluation import (
 )
 from genodiff.files import atomic_path, claim_file, write_text
 from genodiff.tasks.build import Node, build_data, select_device
-from genodiff.tasks.launch import launch
-from genodiff.tasks.model import Model, data_of, load_model, require_tokens, strand_averaged
+from genodiff.tasks.launch import launch, user_overrides
+from genodiff.tasks.model import (
+    Model,
+    data_of,
+    load_model,
+    require_tokens,
+    strand_averaged,
+    told_as,
+)
 from genodiff.tasks.sharing import sharing
 
 log = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
+OF_ESTIMATOR = {"steps": "steps", "order": "chain"}
+"""Keys of one estimator alone."""
 
 Split = Literal["train", "valid", "test"]
 EstimatorName = Literal["auto", "exactly_k", "objective", "paper", "steps", "chain", "exact"]
@@ -116,6 +125,7 @@ def main(
             "samples_per_sequence=all is every token of the chain; use estimator=chain with it, "
             "or a number."
         )
+    _refuse_idle(estimator, half_width)
     chosen = select_device(device)
     model = load_model(Path(checkpoint), CPU)
     node = dict(data)
@@ -139,8 +149,10 @@ def main(
             f"plot={plot} is of nats by the share masked, and estimator={own.name} does not go by "
             "it; use estimator=exactly_k, or leave plot= out."
         )
-    other = None if against is None else load_model(Path(against), CPU)
-    if other is not None:
+    other = None
+    if against is not None:
+        with told_as("against"):
+            other = load_model(Path(against), CPU)
         require_tokens(other, sequences.tokenizer, f"against={against}")
     complement = getattr(model.tokenizer, "complement", None) if strands == "both" else None
     if strands == "both" and complement is None:
@@ -198,6 +210,22 @@ def main(
             log.info("%s", _gap(f"{against} minus {checkpoint}", extra["against"]["difference"]))
         if strands == "both":
             log.info("%s", _gap("the other strand minus this one", extra["strands"]["difference"]))
+
+
+def _refuse_idle(estimator: EstimatorName, half_width: float | None) -> None:
+    """Refuses a word on the command line that the estimator has no use for."""
+    for word in user_overrides():
+        key = word.partition("=")[0]
+        if OF_ESTIMATOR.get(key, estimator) != estimator:
+            raise UserError(
+                f"{word} does nothing with estimator={estimator}; give "
+                f"estimator={OF_ESTIMATOR[key]}, or leave it out."
+            )
+        if key == "max_evaluations" and half_width is None:
+            raise UserError(
+                f"{word} does nothing without half_width=, which goes on until then; give both, "
+                "or max_sequences= for fewer windows."
+            )
 
 
 def named_estimator(

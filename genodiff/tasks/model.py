@@ -6,7 +6,8 @@ with and of its tokenizer. It is stored in every checkpoint and in every model f
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -140,6 +141,15 @@ def load_model(path: Path, device: torch.device) -> Model:
     return model
 
 
+@contextmanager
+def told_as(key: str) -> Iterator[None]:
+    """Says `key`= in place of checkpoint= where a model is refused that another key names."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("checkpoint=", f"{key}=", 1)) from error
+
+
 def description_of(path: Path) -> dict[str, Any]:
     """The description of the model that `load_model(path)` loads."""
     if _is_folder(path):
@@ -261,18 +271,24 @@ def load_weights(
     denoiser.load_state_dict(weights)
 
 
-def _load_checkpoint(path: Path) -> Model:
-    contents = _read_generative(path)
-    model = build_model(contents["genodiff"]["model"])
+def load_averaged(module: torch.nn.Module, contents: Mapping[str, Any], complaint: str) -> None:
+    """Copies the averaged weights of a checkpoint into the module that was trained, as
+    `load_weights` does."""
     weights = {
         name.removeprefix("model."): value
         for name, value in contents["state_dict"].items()
         if name.startswith("model.")
     }
-    load_weights(model.denoiser, weights, f"checkpoint={path} does not fit its own description")
-    parameters = [p for p in model.denoiser.parameters() if p.requires_grad]
+    load_weights(module, weights, complaint)
+    parameters = [p for p in module.parameters() if p.requires_grad]
     for parameter, average in zip(parameters, contents["ema"]["shadow"], strict=True):
         parameter.data.copy_(average)
+
+
+def _load_checkpoint(path: Path) -> Model:
+    contents = _read_generative(path)
+    model = build_model(contents["genodiff"]["model"])
+    load_averaged(model.denoiser, contents, f"checkpoint={path} does not fit its own description")
     return model
 
 

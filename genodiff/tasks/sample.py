@@ -55,7 +55,7 @@ from genodiff.data import json_lines
 from genodiff.diffusion import BlockDenoiser, CausalModel, Sampler, SemiAutoregressive
 from genodiff.errors import UserError
 from genodiff.files import atomic_path, write_text
-from genodiff.parts import parts_of
+from genodiff.parts import parts_of, standard_output
 from genodiff.tasks.build import Node, select_device
 from genodiff.tasks.design import Design, described
 from genodiff.tasks.draw import (
@@ -183,8 +183,9 @@ def main(
             cost["seconds_outside_the_network"],
         )
         if target is None:
-            for part in parts.open(len(firsts)):
-                sys.stdout.write(part.read().decode())
+            with standard_output():
+                for part in parts.open(len(firsts)):
+                    sys.stdout.write(part.read().decode())
             return
         report: dict[str, Any] = {
             **wanted,

@@ -1,7 +1,11 @@
 """A user's mistake: one line on stderr with the value, the rule and the way out; exit code 2;
 nothing written."""
 
+import functools
+import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +32,28 @@ def assert_refused(
 
 def test_a_missing_fasta(genodiff: Genodiff, genome: Genome) -> None:
     assert_refused(genodiff, "none.fa", "train", "data.fasta=none.fa", genome[1], *SMALL)
+
+
+def test_a_path_that_cannot_be(genodiff: Genodiff, genome: Genome) -> None:
+    name = "a" * 300
+    message = f"{name}: File name too long; give a path you may use."
+    assert_refused(genodiff, message, "train", f"data.fasta={name}", genome[1], *SMALL)
+
+
+def test_what_takes_more_memory_than_there_is_is_one_line(
+    genodiff: Genodiff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = importlib.import_module("genodiff.tasks.sample")
+
+    @functools.wraps(module.main)
+    def main(**_: object) -> None:
+        torch.empty(1 << 52)
+
+    monkeypatch.setattr(module, "main", main)
+    outcome = genodiff("sample", "checkpoint=run", "out=a.fa")
+    assert outcome.code == 1
+    (complaint,) = outcome.stderr.splitlines()
+    assert "not enough memory" in complaint and "use smaller batches" in complaint
 
 
 def test_an_empty_fasta(genodiff: Genodiff, genome: Genome, tmp_path: Path) -> None:
@@ -88,12 +114,106 @@ def test_a_length_longer_than_any_window(genodiff: Genodiff, genome: Genome) -> 
         ("data.length=", "data.length"),
         ("no_equals_sign", "no_equals_sign"),
         ("time_conditioning=true", "time_conditioning=true, but Caduceus has no time input"),
+        ("length=5", "unknown key length=; did you mean data.length=?"),
+        ("lr=5", "unknown key lr=; did you mean optimizer.lr=?"),
+        ("data.root=x", "unknown key data.root=; this data= takes fasta, bed, length,"),
+        ("backbone.d_state=8", "leaves it at its default; write +backbone.d_state=."),
+        ("backbone=dti", "none of ar_medium, ar_small"),
+        ("backbone=dti", "trained; did you mean dit?"),
+        ("--seed=5", "--seed=5 is not key=value; write seed=..., without dashes."),
+        ("backbone=null", "a group such as data= needs a name, not null"),
+        ("seed", "seed is not key=value; write both"),
+        ("trainer.max_steps=1e3", "trainer.max_steps=1000.0 is not an integer; write 1000."),
+        ("trainer.gradient_clip=null", "trainer.gradient_clip=null is not a number."),
+        ("optimizer.lr=nan", "optimizer.lr=nan is not a number."),
+        ("optimizer.weight_decay=-0.1", "optimizer.weight_decay=-0.1 must not be negative."),
+        ("sample_length=0", "sample_length=0 is no length of a sequence"),
     ],
 )
 def test_a_wrong_key_or_value(
     genodiff: Genodiff, genome: Genome, override: str, message: str
 ) -> None:
     assert_refused(genodiff, message, "train", *genome, *SMALL, override)
+
+
+@pytest.mark.parametrize("wrong", ["data.record_length=-2", "data.test_records=-1"])
+def test_synthetic_data_of_no_length(genodiff: Genodiff, wrong: str) -> None:
+    assert_refused(genodiff, "no negative number", "train", "data=synthetic", wrong)
+
+
+def test_a_missing_model_is_told_by_the_key_that_names_it(
+    genodiff: Genodiff, genome: Genome, trained: str
+) -> None:
+    first = (f"train: init={Path.cwd()}/none does not exist; give a run folder", *SMALL)
+    second = ("train: init=none does not exist", *SMALL[2:], "backbone=trained")
+    for message, *words in (first, second):
+        assert_refused(genodiff, message, "train", *genome, *words, "init=none")
+    assert_refused(
+        genodiff,
+        "against=none does not exist",
+        "evaluate",
+        f"checkpoint={trained}",
+        "against=none",
+    )
+
+
+@pytest.mark.parametrize("name", ["ä=(b, #c)", "2024", "~/a"])
+def test_an_output_may_have_any_name(
+    genodiff: Genodiff,
+    genome: Genome,
+    name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    outcome = genodiff("train", *genome, *SMALL, "trainer.max_steps=1", f"out={name}")
+    assert outcome.code == 0, outcome.stderr
+    run = tmp_path / "home" / "a" if name == "~/a" else tmp_path / name
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    outcome = genodiff("train", f"resume={name}", "device=cpu")
+    assert outcome.code == 0 and "is at its last step; for more" in outcome.stderr
+
+
+def test_a_run_is_written_by_one_process(genodiff: Genodiff, genome: Genome, trained: str) -> None:
+    """Another process has the run; this one neither goes on with it nor empties it."""
+    holder = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import fcntl, sys; file = open(sys.argv[1], 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
+            "print('held', flush=True); sys.stdin.read()",
+            f"{trained}/.lock",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        for words in (
+            (f"resume={trained}", "device=cpu"),
+            (*genome, *SMALL, f"out={trained}", "overwrite=true"),
+        ):
+            outcome = genodiff("train", *words)
+            assert outcome.code == 2, outcome.stderr
+            assert f"another process is writing to {trained}" in outcome.stderr
+        assert (Path(trained) / "checkpoints" / "last.ckpt").is_file()
+    finally:
+        holder.communicate()
+    assert genodiff("train", f"resume={trained}", "device=cpu").code == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("steps=5", "steps=5 does nothing with estimator=auto; give estimator=steps"),
+        ("order=random", "order=random does nothing with estimator=auto; give estimator=chain"),
+        ("max_evaluations=5", "max_evaluations=5 does nothing without half_width="),
+    ],
+)
+def test_a_key_of_an_estimator_that_is_not_asked_for(
+    genodiff: Genodiff, trained: str, word: str, message: str
+) -> None:
+    assert_refused(genodiff, message, "evaluate", f"checkpoint={trained}", word)
 
 
 def test_a_required_key_left_out(genodiff: Genodiff, genome: Genome) -> None:

@@ -90,6 +90,8 @@ def test_a_missing_argument_is_named() -> None:
         (True, int, False),
         (1.0, int, False),
         (1, float, True),
+        (float("nan"), float, False),
+        (float("inf"), float | None, False),
         (None, int | None, True),
         (None, int, False),
         ("a", Literal["a", "b"], True),

@@ -123,6 +123,8 @@ def test_a_model_from_left_to_right_fills_what_comes_last(genodiff: Genodiff) ->
         (("template=nothing",), "template='nothing' has nothing to draw; write"),
         (("template=@absent.txt",), "template=@absent.txt cannot be read"),
         (("length=0",), "length=0 must be at least 1"),
+        (("length=9999999999",), "9,999,999,999 tokens cannot be drawn; use 1,000,000,000"),
+        (("template='x[MASK*99999999999999999999]'",), "99,999 tokens cannot be drawn; use"),
         (("length=4", "prompt=hello"), "prompt='hello' has to be shorter than length=4"),
     ],
 )
