@@ -68,8 +68,8 @@ class Constrained(Denoiser):
         process = denoiser.process
         if not isinstance(process, Masking):
             raise UserError(
-                f"Constrained draws masks, and {process!r} has none; use a model that was trained "
-                "with a process that masks."
+                f"Constrained draws masks, and the noise of {process!r} is not masks alone; use a "
+                "model that was trained with a process that masks and nothing else."
             )
         if isinstance(denoiser, Constrained):
             raise UserError(

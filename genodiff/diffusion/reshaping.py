@@ -66,8 +66,9 @@ class Nucleus:
             return log_p
         sorted_, order = log_p.double().sort(dim=-1, descending=True, stable=True)
         before = sorted_.exp().cumsum(-1) - sorted_.exp()
+        # Before the likeliest is nothing, exactly: it is kept however small p is.
         kept = torch.zeros_like(log_p, dtype=torch.bool).scatter(
-            -1, order, before < self.p - _ROUNDING
+            -1, order, before <= max(self.p - _ROUNDING, 0.0)
         )
         return torch.where(kept, log_p, LOG_ZERO).log_softmax(-1).clamp(min=LOG_ZERO)
 

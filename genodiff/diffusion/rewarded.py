@@ -6,6 +6,7 @@ regulatory model, the output of a program.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -37,7 +38,7 @@ class BestOf(Sampler):
 
     def restore(
         self,
-        denoiser: Denoiser,
+        denoiser: Any,
         x: Int[Tensor, "b l"],
         frozen: Bool[Tensor, "b l"] | None,
         generator: Generator | None,
@@ -48,6 +49,9 @@ class BestOf(Sampler):
         )
         best = rewards(self.reward, samples).unflatten(0, (-1, self.n)).argmax(-1)
         return samples.unflatten(0, (-1, self.n))[torch.arange(len(x), device=x.device), best]
+
+    def masked(self, denoiser: Any, x: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+        return self.sampler.masked(denoiser, x)
 
 
 @dataclass(frozen=True)

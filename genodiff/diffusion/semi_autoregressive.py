@@ -1,12 +1,12 @@
 """Sequences longer than a network's window, by infilling windows that slide along them."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Generator, Tensor
 
-from genodiff.diffusion.denoiser import Denoiser
 from genodiff.diffusion.sampling import Sampler
 from genodiff.errors import UserError
 
@@ -36,7 +36,7 @@ class SemiAutoregressive(Sampler):
 
     def restore(
         self,
-        denoiser: Denoiser,
+        denoiser: Any,
         x: Int[Tensor, "b l"],
         frozen: Bool[Tensor, "b l"] | None,
         generator: Generator | None,
@@ -49,3 +49,6 @@ class SemiAutoregressive(Sampler):
             x = torch.cat([x[:, :start], drawn, x[:, end:]], 1)
             frozen = frozen | (torch.arange(x.shape[1], device=x.device) < end)
         return x
+
+    def masked(self, denoiser: Any, x: Int[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+        return self.sampler.masked(denoiser, x)

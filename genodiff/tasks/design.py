@@ -105,6 +105,12 @@ class Design:
     ) -> Sampler:
         """The sampler of the model, which draws as is asked; one sequence by `within` it."""
         self.check()
+        options = [key for key in self.sampler if key != "_target_"]
+        if self.sampler["_target_"] is None and options:
+            raise UserError(
+                f"sampler.{options[0]}= is an option of a sampler, and none is named; add e.g. "
+                "sampler=parallel."
+            )
         if self.particles is not None:
             if within is not None:
                 raise UserError(

@@ -19,6 +19,7 @@ from genodiff.diffusion import (
     Denoiser,
     EntropyBounded,
     FirstHitting,
+    Hybrid,
     LogLinear,
     Mean,
     NetworkDenoiser,
@@ -523,8 +524,11 @@ def test_what_cannot_be_constrained_is_refused() -> None:
     uniform = Uniform(LogLinear(), VOCAB_SIZE, DATA_IDS)
     network = TableNetwork()
     mean = Mean(VOCAB_SIZE, MASK, DATA_IDS)
-    with pytest.raises(UserError, match=r"Constrained draws masks, and Uniform.* has none; use a"):
-        Constrained(NetworkDenoiser(network, uniform, mean), language)
+    hybrid = Hybrid(LogLinear(), VOCAB_SIZE, MASK, DATA_IDS)
+    for process in (uniform, hybrid):
+        name = type(process).__name__
+        with pytest.raises(UserError, match=rf"and the noise of {name}.* is not masks alone; use"):
+            Constrained(NetworkDenoiser(network, process, mean), language)
     with pytest.raises(UserError, match="an automaton over 4 tokens cannot read the 5 of Absorb"):
         Constrained(denoiser_of(network), avoiding([], 4))
     x = PROCESS.prior((1, LENGTH))

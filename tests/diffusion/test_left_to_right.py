@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from genodiff.backbones.blocks import BlockCausal
 from genodiff.diffusion.autoregressive import CausalModel
 from genodiff.diffusion.left_to_right import LeftToRight
+from genodiff.diffusion.rewarded import BestOf
+from genodiff.diffusion.sampling import Sampler
+from genodiff.diffusion.semi_autoregressive import SemiAutoregressive
 from genodiff.errors import UserError
 from tests.backbones.toys import small_caduceus, small_dimamba, small_transformer
 from tests.diffusion.test_autoregressive import ExactCausalNetwork, model
@@ -178,6 +181,25 @@ def test_frozen_masks_stay(world: World) -> None:
     samples = LeftToRight().restore(causal, masks(16), frozen, generator())
     assert bool((samples[:, 1] == MASK).all())
     assert bool((samples[:, [0, 2]] < LETTERS).all())
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda sampler: BestOf(sampler, 2, lambda tokens: tokens[:, -1].double()),
+        lambda sampler: SemiAutoregressive(sampler, LENGTH, 1),
+    ],
+    ids=["best of", "windows"],
+)
+def test_samplers_around_it_know_what_it_takes_for_a_mask(
+    around: Callable[[Sampler], Sampler], world: World
+) -> None:
+    x = torch.tensor([[0, MASK, MASK]]).expand(4, -1)
+    sampler, causal = around(LeftToRight()), model(ExactCausalNetwork(world))
+    drawn = sampler(causal, x, frozen=x != MASK, generator=generator())
+    assert bool((drawn[:, 0] == 0).all()) and bool((drawn < MASK).all())
+    with pytest.raises(UserError, match="8 of the frozen tokens are masks, and would still be"):
+        sampler(causal, x, frozen=x == MASK, generator=generator())
 
 
 def test_probabilities_can_be_reshaped(world: World) -> None:

@@ -51,6 +51,12 @@ def test_the_token_that_crosses_p_is_kept(p: float, kept: int) -> None:
     torch.testing.assert_close(nucleus[0], expected / expected.sum())
 
 
+@pytest.mark.parametrize("p", [1e-6, 1e-9, 1e-300])
+def test_the_likeliest_token_is_kept_however_small_p_is(p: float) -> None:
+    for log_p in (P.log(), P.float().log()):
+        assert (Nucleus(p)(log_p).exp() > 0).tolist() == [[True, False, False, False]] * 2
+
+
 def test_equally_likely_tokens_are_not_all_kept() -> None:
     even = Nucleus(0.5)(torch.full((4,), 0.25).double().log()).exp()
     assert sorted(even.tolist()) == pytest.approx([0, 0, 0.5, 0.5])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from genodiff.cli import SHARED_KEYS, TASKS
 from genodiff.config import config_dir
@@ -195,6 +196,27 @@ def test_a_second_stage_needs_a_first_one(genodiff: Genodiff, genome: Genome) ->
 def test_a_missing_hg38_says_how_to_get_it(genodiff: Genodiff) -> None:
     outcome = genodiff("train", "data=hg38", "data.root=.", *ONE_STEP, "out=run")
     assert outcome.code == 2 and "hg38.ml.fa" in outcome.stderr
+
+
+def test_every_key_of_a_group_that_the_readme_names_is_one() -> None:
+    root = Path(__file__).parents[2]
+    named = set(
+        re.findall(
+            r"\b(backbone|data|optimizer|sampler|schedule|trainer)\.(\w+)=",
+            (root / "README.md").read_text(encoding="utf-8"),
+        )
+    )
+    known = set()
+    for path in (root / "configs").rglob("*.yaml"):
+        settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        groups = {path.parent.name: settings, **settings}
+        known |= {
+            (group, key)
+            for group, keys in groups.items()
+            if isinstance(keys, dict)
+            for key in keys
+        }
+    assert len(named) > 20 and named <= known
 
 
 def test_the_readme_s_python_runs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,7 +43,9 @@ def report(path: str = "s.json") -> dict:  # type: ignore[type-arg]
         ("sampler=threshold", "sampler.threshold=0.3"),
         ("sampler=entropy_bounded", "sampler.bound=2.0"),
         ("sampler=remasking", "steps=8", "sampler.strategy=rescale", "sampler.eta=0.1"),
+        ("sampler=remasking", "sampler.strategy=loop", "sampler.t_on=0.7", "steps=8"),
         ("sampler=predictor_corrector", "steps=4"),
+        ("sampler=stepwise", "sampler.final=argmax", "sampler.t_end=1e-5", "steps=8"),
         ("window=24", "stride=12", "steps=8"),
         ("temperature=0.5", "nucleus=0.9", "average_strands=true", "steps=8"),
     ],
@@ -238,6 +240,12 @@ def test_models_of_other_kinds_have_samplers_of_their_own(
         ),
         (("sampler=left_to_right",), "LeftToRight draws from a CausalModel, and this model is a"),
         (("sampler.grid=log", "sampler=parallel"), "sampler.grid=log"),
+        (("+sampler.grid=cosine",), "sampler.grid= is an option of a sampler, and none is named"),
+        (("sampler=remasking", "sampler.t_on=0.7"), "t_on=0.7 is of strategy='loop', and this is"),
+        (
+            ("sampler=ancestral", "sampler.t_end=0.9", "sampler.final=none"),
+            "tokens masked, and a mask is nothing to write; use sampler.final=draw, or",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
