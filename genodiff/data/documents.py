@@ -93,12 +93,20 @@ class LocalDocuments:
 
     @cached_property
     def _files(self) -> list[list[str]]:
-        return [[_format(path), _digest(path, self.digests)] for path in self.paths]
+        return [
+            [_format(path), _digest(path, stamp, self.digests)]
+            for path, stamp in zip(self.paths, self._stamps, strict=True)
+        ]
+
+    @cached_property
+    def _stamps(self) -> list[list[int]]:
+        """Of each file, when it was first asked for."""
+        return [_stamp(path) for path in self.paths]
 
     def documents(self, first: int = 0) -> Iterator[str]:
-        """See `Documents`. Raises UserError also if a file changes while it is read."""
-        for path in self.paths:
-            before = _stamp(path)
+        """See `Documents`. Raises UserError also if a file has changed since its identity was
+        first asked for, or changes while it is read."""
+        for path, before in zip(self.paths, self._stamps, strict=True):
             if _format(path) == "parquet":
                 rows = _rows_of_parquet(path)
                 if first >= rows:
@@ -115,7 +123,9 @@ class LocalDocuments:
                     else:
                         yield document
             if _stamp(path) != before:
-                raise UserError(f"{path} changed while it was read; wait until it is complete.")
+                raise UserError(
+                    f"{path} changed while it was read; start again when it is complete."
+                )
 
     def count(self) -> int:
         """See `Documents`; reads what is not parquet."""
@@ -299,7 +309,7 @@ def _decoded(content: bytes, path: Path, start: int) -> str:
 def _of_json(line: str, column: str, where: str) -> str:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is not JSON ({error}); write an object a line.") from error
     if not isinstance(row, dict):
         raise UserError(f'{where} is not an object of JSON; write {{"{column}": "..."}}.')
@@ -413,15 +423,14 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _digest(path: Path, kept_in: Path | None) -> str:
+def _digest(path: Path, stamp: list[int], kept_in: Path | None) -> str:
     """SHA-256 of a file; of a large one, as it was when it last had this size and time."""
-    stamp = _stamp(path)
     try:
         if kept_in is None or stamp[0] <= _LARGE_FILE_BYTES:
             return file_sha256(path)
         name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
         kept = kept_in / f"{name}.json"
-        with contextlib.suppress(OSError, ValueError, KeyError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             held = json.loads(kept.read_text(encoding="utf-8"))
             if held["stamp"] == stamp:
                 return held["sha256"]

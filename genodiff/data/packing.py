@@ -24,6 +24,7 @@ from genodiff.data.text_tokenizers import TextTokenizer
 from genodiff.data.token_store import TokenStore
 
 _PUBLISHED_GROUP = 1000
+_DOCUMENTS_AT_ONCE = 1 << 18
 
 Ends = tuple[int | None, int | None]
 """The id in front of a row's text and that behind it, where there are any."""
@@ -122,9 +123,14 @@ class Padded:
 
     def describe(self) -> dict[str, Any]:
         """Also how many documents are cut, and how many tokens that loses."""
-        lengths = np.diff(self.store.starts(np.arange(self.store.n_documents + 1)))
-        over = np.maximum(0, lengths - self.room)
-        return {"layout": "padded", "cut": int((over > 0).sum()), "tokens_cut": int(over.sum())}
+        documents = cut = tokens_cut = 0
+        while documents < self.store.n_documents:  # of which there may be millions
+            end = min(documents + _DOCUMENTS_AT_ONCE, self.store.n_documents)
+            lengths = np.diff(self.store.starts(np.arange(documents, end + 1)))
+            over = np.maximum(0, lengths - self.room)
+            documents, cut = end, cut + int((over > 0).sum())
+            tokens_cut += int(over.sum())
+        return {"layout": "padded", "cut": cut, "tokens_cut": tokens_cut}
 
 
 @final

@@ -14,6 +14,7 @@ from genodiff.files import write_text
 
 SUMS = "SHA256SUMS"
 _BLOCK_BYTES = 1 << 20
+_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 
 
 @final
@@ -86,18 +87,31 @@ def difference(digests: Mapping[str, str], expected: Mapping[str, str]) -> str:
 
 
 def read_sums(path: Path) -> dict[str, str]:
-    """SHA-256 by file name, from what `sha256sum` writes."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    rows = re.findall(r"^([0-9a-fA-F]{64}) [ *](.+)$", text, re.MULTILINE)
-    return {name: digest.lower() for digest, name in rows}
+    """SHA-256 by file name, from what `sha256sum` writes. Raises UserError if it is no text."""
+    found = map(_SUM.fullmatch, _lines(path))
+    return {each[2]: each[1].lower() for each in found if each}
 
 
 def record(sums_path: Path, name: str, sha256: str) -> None:
-    """Enters a file's SHA-256, in the place of another."""
-    sums = read_sums(sums_path)
-    if sums.get(name) != sha256:
-        sums[name] = sha256
-        write_text(sums_path, "".join(f"{digest}  {file}\n" for file, digest in sums.items()))
+    """Enters a file's SHA-256, in the place of another; all other lines stay as they are."""
+    if read_sums(sums_path).get(name) == sha256:
+        return
+    lines = _lines(sums_path)
+    entries = [i for i, line in enumerate(lines) if (of := _SUM.fullmatch(line)) and of[2] == name]
+    place = entries[0] if entries else len(lines)
+    lines[place : place + 1] = [f"{sha256}  {name}"]
+    kept = [line for i, line in enumerate(lines) if i not in entries[1:]]
+    write_text(sums_path, "".join(f"{line}\n" for line in kept))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return text.removesuffix("\n").split("\n") if text else []
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not what sha256sum writes ({error}); move it away, or choose another out=."
+        ) from error
 
 
 def _check_url(url: str, key: str) -> None:

@@ -57,7 +57,8 @@ def fasta_data(
 
     `split_policy="strict"` keeps each window inside its row, `stride` bases after the last
     (default: `length`), leaves out those with more than `max_n_fraction` of N, refuses rows of two
-    splits that overlap, and merges those of one, so that an epoch sees every base once.
+    splits that overlap, and merges those of one, so that an epoch sees no base twice; what is left
+    at the end of a row and shorter than a window is seen with `jitter` alone.
     `"caduceus"` reads the windows of the published loader, and N as padding.
 
     Training only: `reverse_complement` reads half of the windows on the other strand, `jitter`
@@ -212,6 +213,11 @@ def synthetic_data(
         "valid": valid_records,
         "test": test_records,
     }
+    if record_length < 1 or min(records.values()) < 0:
+        raise UserError(
+            f"record_length={record_length}, with {train_records}, {valid_records} and "
+            f"{test_records} records: give a length of 1 or more, and no negative number."
+        )
     recipe = json.dumps([law, records, record_length, np.__version__])
     cache_dir = default_cache_dir() if cache_dir is None else Path(cache_dir)
     folder = cache_dir / f"synthetic-{hashlib.sha256(recipe.encode()).hexdigest()[:16]}"
@@ -239,8 +245,8 @@ def _merged(rows: list[BedRow], bed: str | Path) -> list[BedRow]:
     before, after = (sum(row.end - row.start for row in each) for each in (rows, merged))
     if before != after:
         log.info(
-            "%s: rows of one split overlap; the %s bases of %d rows are %s of the genome, each "
-            "read once an epoch",
+            "%s: rows of one split overlap; the %s bases of %d rows are %s of the genome, none "
+            "read twice an epoch",
             *(bed, f"{before:,}", len(rows), f"{after:,}"),
         )
     return merged

@@ -77,10 +77,16 @@ class SubwordTokenizer:
         """The ids of each text, no special tokens added; on all cores.
 
         A vocabulary that has the name of a special token as a word of its own, as one of whole
-        words may, reads it as its unknown word.
+        words may, reads it as its unknown word. Raises UserError where a word is not in the
+        vocabulary, and nothing stands for such words.
         """
         it = _compiled(self)
-        encodings = it.library.encode_batch_fast(list(texts), add_special_tokens=False)
+        try:
+            encodings = it.library.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the library raises no narrower kind
+            raise UserError(
+                f"the tokenizer cannot read a text ({error}); its files are damaged."
+            ) from error
         rows = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         if it.unknown_id is not None:
             for row in rows:

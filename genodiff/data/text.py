@@ -231,9 +231,11 @@ class TextPlan:
         if eos and has["eos"] is None:
             raise UserError(f"eos=true, but {name} has no EOS; leave it out.")
         if (ends or layout == "published") and None in has.values():
-            asked = "ends=true" if ends else "layout=published"
+            asked, way_out = "ends=true", "leave it out"
+            if layout == "published":
+                asked, way_out = "layout=published", "use layout=packed"
             raise UserError(
-                f"{asked} puts BOS and EOS around rows, and {name} has none; leave it out."
+                f"{asked} puts BOS and EOS around rows, and {name} has none; {way_out}."
             )
         around = (has["bos"], has["eos"]) if ends or layout != "packed" else (None, None)
         least = 1 + len(around) - around.count(None)

@@ -60,8 +60,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> TextTokenizer:
     by_name = _BY_NAME.get(name)
     if revision is not None and (by_name is not None or folder.is_dir()):
         raise UserError(
-            f"revision={revision} is for names of the Hugging Face hub, and tokenizer={name} is "
-            "none; leave it out."
+            f"tokenizer_revision={revision} is for names of the Hugging Face hub, and "
+            f"tokenizer={name} is none; leave it out."
         )
     if by_name is not None:
         return by_name()
@@ -84,7 +84,7 @@ def _of_model(folder: Path) -> TextTokenizer | None:
     which a model folder may have too."""
     try:
         node = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None  # `read_subword_tokenizer` says what is missing or damaged
     if not isinstance(node, dict) or "_target_" not in node:
         return None

@@ -23,6 +23,12 @@ _BY_TRANSFORMERS = (
     "tokenizer.json"
 )
 
+_ROLES = {
+    *("mask_token", "pad_token", "unk_token"),
+    *("bos_token", "cls_token", "eos_token", "sep_token"),
+}
+"""Keys of configs that name a special token."""
+
 Definition = dict[str, Any]
 
 
@@ -31,7 +37,8 @@ def read_subword_tokenizer(folder: Path) -> SubwordTokenizer:
 
     Of tokenizer.json; or vocab.txt as BERT reads it, in lower case unless tokenizer_config.json
     beside it has `do_lower_case: false`; or GPT-2's vocab.json and merges.txt, also under their
-    first names, encoder.json and vocab.bpe.
+    first names, encoder.json and vocab.bpe, with a space in front of each text if that file has
+    `add_prefix_space: true`.
 
     Which tokens are the mask, the padding, and the begin and end of a sequence is what
     tokenizer_config.json or special_tokens_map.json say, with BERT's [CLS] and [SEP] for begin and
@@ -44,24 +51,35 @@ def read_subword_tokenizer(folder: Path) -> SubwordTokenizer:
         **_settings(folder / "special_tokens_map.json"),
         **_settings(folder / "tokenizer_config.json"),
     }
+    config |= {role: _named(role, config[role], folder) for role in _ROLES & config.keys()}
     if (folder / "tokenizer.json").is_file():
         definition = _whole(folder / "tokenizer.json")
     elif (folder / "vocab.txt").is_file():
         definition = _word_pieces(folder / "vocab.txt", config)
     else:
-        definition = _byte_pairs(folder)
+        definition = _byte_pairs(folder, config)
     return _with_roles(definition, config, folder)
 
 
 def _whole(path: Path) -> Definition:
     definition = _json(path)
-    if not isinstance(definition.get("model"), dict):
+    model = definition.get("model")
+    if not isinstance(model, dict):
         raise UserError(f"{path} has no model, and so no vocabulary; it is damaged.")
-    model = definition["model"]
-    if model.get("type") == "BPE":
-        merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in model["merges"]]
-        _check_merges(merges, model["vocab"], path, path)
+    if model.get("type") == "BPE" or "merges" in model:  # some files do not name the type
+        vocab, merges = model.get("vocab"), model.get("merges")
+        if not isinstance(vocab, dict) or not isinstance(merges, list):
+            raise UserError(f"{path} has no table of tokens, or no list of merges; it is damaged.")
+        _check_merges([_pair(merge) for merge in merges], vocab, path, path)
     return definition
+
+
+def _pair(merge: Any) -> tuple[str, ...]:
+    """The tokens of a merge, which files write as text or as a list."""
+    if isinstance(merge, str):
+        return tuple(merge.split(" "))
+    is_pair = isinstance(merge, list) and all(isinstance(token, str) for token in merge)
+    return tuple(merge) if is_pair else (str(merge),)
 
 
 def _word_pieces(path: Path, config: Mapping[str, Any]) -> Definition:
@@ -80,7 +98,7 @@ def _word_pieces(path: Path, config: Mapping[str, Any]) -> Definition:
                 "has one line."
             )
         first[word] = number
-    unknown = _content(config.get("unk_token")) or "[UNK]"
+    unknown = config.get("unk_token") or "[UNK]"
     if unknown not in first:
         raise UserError(
             f"{path} has no line {unknown}, which stands for words it does not know; it is no "
@@ -107,7 +125,7 @@ def _word_pieces(path: Path, config: Mapping[str, Any]) -> Definition:
     )
 
 
-def _byte_pairs(folder: Path) -> Definition:
+def _byte_pairs(folder: Path, config: Mapping[str, Any]) -> Definition:
     """GPT-2's tokenizer (Radford et al. 2019)."""
     vocab_path = _first_file(folder, "vocab.json", "encoder.json")
     merges_path = _first_file(folder, "merges.txt", "vocab.bpe")
@@ -139,7 +157,7 @@ def _byte_pairs(folder: Path) -> Definition:
         )
     bytes_as_letters = {
         "type": "ByteLevel",
-        "add_prefix_space": False,
+        "add_prefix_space": config.get("add_prefix_space", False),
         "trim_offsets": True,
         "use_regex": True,
     }
@@ -178,7 +196,7 @@ def _with_roles(
         )
 
     def declared(*roles: str) -> str | None:
-        return next((token for role in roles if (token := _content(config.get(role)))), None)
+        return next((token for role in roles if (token := config.get(role))), None)
 
     def known(*names: str) -> str | None:
         return next((token for token in names if token in ids), None)
@@ -255,9 +273,15 @@ def _settings(path: Path) -> Definition:
     return _json(path) if path.is_file() else {}
 
 
-def _content(token: Any) -> str | None:
+def _named(role: str, token: Any, folder: Path) -> str | None:
     """The text of a special token, which configs write as text or as a table."""
-    return token.get("content") if isinstance(token, dict) else token
+    text = token.get("content") if isinstance(token, dict) else token
+    if not isinstance(text, str | None):
+        raise UserError(
+            f"tokenizer={folder}: {role} is {text!r}, which is no text; correct "
+            "tokenizer_config.json or special_tokens_map.json."
+        )
+    return text
 
 
 def _text(path: Path) -> str:
@@ -270,7 +294,7 @@ def _text(path: Path) -> str:
 def _json(path: Path) -> Definition:
     try:
         table = json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); it is damaged.") from error
     if not isinstance(table, dict):
         raise UserError(f"{path} is no table; it is damaged.")

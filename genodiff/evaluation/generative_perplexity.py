@@ -3,11 +3,13 @@
 A text's tokens are the judge's own. Its cost depends on what counts:
 
 - `rule="all"`: every token, the first one given the token with which the judge begins a document.
-  A text longer than the judge's window is read in windows that overlap, and each token counts in
-  the first that holds it.
+  Where a text begins with the name of that token itself, as samples of a model that draws BOS do,
+  that one is given and does not count. A text longer than the judge's window is read in windows
+  that overlap, and each token counts in the first that holds it.
 - `rule="published"`, as MDLM (Sahoo et al. 2024) and what descends from it: nothing stands before
   a text, so that its first token is given; windows do not overlap, and the first token of each is
-  given too; of the tokens that end a document only the first of a window counts.
+  given too; of the tokens that end a document only the first of a window counts. Their code reads
+  one window of a text: cut texts to it to have the same tokens.
 
 Perplexities under two tokenizers do not compare, not even of one text; nats per byte do.
 """
@@ -92,8 +94,8 @@ def generative_perplexity(
                 f"stride={stride} with window={window}: each window adds `stride` tokens to some "
                 f"that it has seen; use 1 .. {window - 1}."
             )
-        start = [] if judge.start_id is None else [judge.start_id]
-        rows = [np.array([*start, *row], np.int64) for row in rows]
+        sizes -= [_begins(row, judge) * _start_bytes(judge) for row in rows]
+        rows = [row if _begins(row, judge) else _begun(row, judge) for row in rows]
         per_token = token_nats(
             judge.network, rows, window=window, stride=stride, batch_size=batch_size, device=device
         )
@@ -150,6 +152,23 @@ def token_nats(
     if not all(np.isfinite(each[1:]).all() for each in found):
         raise UserError("the language model gives a text NaN or infinite nats; use another one.")
     return found
+
+
+def _begins(row: Tokens, judge: LanguageModel) -> bool:
+    """Whether a text itself begins with the token that begins a document."""
+    return len(row) > 0 and bool(row[0] == judge.start_id)
+
+
+def _begun(row: Tokens, judge: LanguageModel) -> Tokens:
+    """A text behind the token that begins a document, if there is such a token."""
+    return row if judge.start_id is None else np.concatenate([[judge.start_id], row])
+
+
+def _start_bytes(judge: LanguageModel) -> int:
+    """Of the name of the token that begins a document, as a text has it."""
+    if judge.start_id is None:
+        return 0
+    return len(judge.tokenizer.convert_ids_to_tokens(judge.start_id).encode())
 
 
 def published_counts(tokens: Tokens, eos_id: int | None) -> Bool[ndarray, "_"]:

@@ -53,8 +53,8 @@ def mauve(
     seed: int = 0,
 ) -> Mauve:
     """MAUVE of two sets of embeddings, as published: vectors of length 1, the principal components
-    that explain 90 % of their variance, one bucket for ten texts of the smaller set, the best of 5
-    k-means, c = 5, 25 points of the curve.
+    that explain 90 % of their variance, a tenth as many buckets as texts in the smaller set, the
+    best of 5 k-means, c = 5, 25 points of the curve.
 
     The error is by the bootstrap over the texts of both sets, with the buckets as they are.
 
@@ -110,14 +110,14 @@ def area_of_histograms(
 
 
 def number_of_buckets(n_texts: int) -> int:
-    """One for ten texts. Raises UserError if that is fewer than two."""
+    """A tenth as many, rounded as published. Raises UserError for fewer than 20 texts."""
     if n_texts < 2 * _TEXTS_PER_BUCKET:
         raise UserError(
-            f"{n_texts} sequences are too few for MAUVE, which counts them in buckets of ten or "
-            f"more; give {2 * _TEXTS_PER_BUCKET} or more of the samples and of the reference, "
+            f"{n_texts} sequences are too few for MAUVE, which counts them in buckets of about "
+            f"ten; give {2 * _TEXTS_PER_BUCKET} or more of the samples and of the reference, "
             "thousands for a figure that others can compare with."
         )
-    return n_texts // _TEXTS_PER_BUCKET
+    return round(n_texts / _TEXTS_PER_BUCKET)
 
 
 def _divergence(p: Float[ndarray, "*s k"], middle: Float[ndarray, "*t k"]) -> Float[ndarray, "*t"]:

@@ -18,7 +18,8 @@ keys:
   language_model_revision= embedding_revision=  a branch, a tag or a commit of a name of the hub
   rule=all            which tokens the perplexity counts: all, the first given what begins a
                       document, in windows that overlap; or published, as in the papers: the first
-                      of a window is given, and only the first end of a document counts
+                      of a window is given, and only the first end of a document counts (they
+                      judge the first 1,024 tokens of a text: length=1024)
   window=             tokens the language model sees at once (1024, or as many as it takes)
   stride=             tokens that each further window adds (half of it)
   length=             cut every text to its first tokens, so many of the language model's

@@ -14,19 +14,21 @@ keys:
   root=DIR            a folder DIR/NAME of each corpus that is here; the others come from the
                       Hugging Face hub, but lambada (genodiff fetch dataset=lambada)
   layout=published    rows of BOS, text and EOS with an EOS behind each document, as MDLM's code
-                      cuts them; packed: every token in one row, EOS behind each document
+                      cuts them; packed: every token in one row, EOS behind each document (of
+                      bytes neither)
   length=             tokens a row (default: as in training; a model folder needs it)
   tokenizer=          name or folder of the model's own, where the one it was trained with is not
                       found under its name any more
   estimator= steps= samples_per_sequence= half_width= max_evaluations= max_sequences=
                       as of genodiff evaluate; estimator=paper is the published one
+  cache_dir=DIR       where tokens are kept
   batch_size= seed= device=auto|cpu|cuda devices= overwrite=true
   out=FILE.json       what genodiff evaluate says, for each corpus; FILE.md beside it is a table
                       with the published rows
 
 Validation splits, or the test split where there is no other (lm1b, ag_news, lambada), as
 published. Corpora are evaluated one after the other and written as they are done: the same command
-goes on where it was stopped.
+goes on where it was stopped, of the same weights, settings and local files.
 """
 
 import json
@@ -42,12 +44,13 @@ from genodiff import __version__
 from genodiff.data import SequenceData, TextTokenizer, corpus_data, load_tokenizer, text_data
 from genodiff.data.text import LayoutName
 from genodiff.errors import UserError
-from genodiff.evaluation import Settings, nelbo
+from genodiff.evaluation import Estimator, Settings, nelbo
 from genodiff.files import claim_file, write_text
 from genodiff.tasks.build import Node, select_device
+from genodiff.tasks.draw import weights_sha256
 from genodiff.tasks.evaluate import EstimatorName, counted, named_estimator, progress_lines
 from genodiff.tasks.launch import launch
-from genodiff.tasks.model import data_of, load_model, require_length, require_tokens
+from genodiff.tasks.model import Model, data_of, load_model, require_length, require_tokens
 from genodiff.tasks.sharing import sharing
 
 log = logging.getLogger(__name__)
@@ -82,6 +85,7 @@ def main(
     max_evaluations: int | None,
     max_sequences: int | None,
     batch_size: int,
+    cache_dir: str | None,
     seed: int,
     device: Literal["auto", "cpu", "cuda"],
     devices: int | Literal["auto"],
@@ -98,13 +102,25 @@ def main(
             f"checkpoint={checkpoint} reads tokens of {type(model.tokenizer).__name__}, and these "
             "corpora are text; use genodiff evaluate."
         )
+    if root is not None and not Path(root).is_dir():
+        raise UserError(
+            f"root={root} is no folder; give one that holds a folder of each corpus, or leave it "
+            "out to read from the Hugging Face hub."
+        )
     row = _length(Path(checkpoint), length)
     require_length(model, row, "length")
     own = named_estimator(model, estimator, steps, "left_to_right", samples_per_sequence)
-    name = tokenizer or _tokenizer_of(Path(checkpoint))
-    require_tokens(model, load_tokenizer(name), f"checkpoint={checkpoint}")
+    name, revision = (tokenizer, None) if tokenizer else tokenizer_of(Path(checkpoint))
+    require_tokens(model, load_tokenizer(name, revision), f"checkpoint={checkpoint}")
+    options: dict[str, Any] = {
+        "tokenizer": name,
+        "tokenizer_revision": revision,
+        **{"length": row, "batch_size": batch_size, "layout": layout, "seed": seed},
+        "cache_dir": cache_dir,
+    }
     settings = {
         **{key: asked[key] for key in _SETTINGS},
+        "checkpoint_sha256": weights_sha256(model),
         "length": row,
         "estimator": own.name,
         "version": __version__,
@@ -115,11 +131,14 @@ def main(
     done = _begun(target, settings, overwrite=overwrite)
     with sharing(devices, chosen) as (ranks, here):
         for corpus, path in files.items():
+            folder = _folder(root, corpus)
             if corpus in done:
+                if path is not None or folder is not None:  # the hub is not asked again
+                    data = _data(corpus, path, folder, options)
+                    _require_same_text(target, corpus, done[corpus]["data"], data.describe())
                 log.info("%s: done before", corpus)
                 continue
-            data = _data(corpus, path, root, name, row, layout, batch_size, seed)
-            options: Settings = {
+            how: Settings = {
                 "samples_per_sequence": samples_per_sequence,
                 "half_width": half_width,
                 "max_evaluations": max_evaluations,
@@ -127,17 +146,9 @@ def main(
                 "device": here,
                 "progress": progress_lines(seconds=20),
                 "ranks": ranks,
-                "clusters": data.cluster_ids("valid", max_sequences=max_sequences).tolist(),
             }
-            began = time.monotonic()
-            batches = data.eval_loader("valid", max_sequences=max_sequences)
-            likelihood = nelbo(model.denoiser, batches, estimator=own, **options)
-            done[corpus] = {
-                **likelihood.summary(),
-                "counted": counted(likelihood, model.tokenizer),
-                "data": data.describe(),
-                "seconds": time.monotonic() - began,
-            }
+            data = _data(corpus, path, folder, options)
+            done[corpus] = _measured(model, data, own, max_sequences, how)
             if ranks.rank == 0:  # the first one writes
                 _write(target, settings, done)
                 log.info("%s: perplexity %s", corpus, _cell(done[corpus]))
@@ -163,30 +174,49 @@ def _files(corpora: Sequence[str] | Node | None) -> dict[str, str | None]:
     return files
 
 
+def _folder(root: str | None, corpus: str) -> Path | None:
+    """The local copy of a corpus; None if it comes from the hub."""
+    folder = None if root is None else Path(root) / corpus
+    return folder if folder is not None and folder.is_dir() else None
+
+
 def _data(
-    corpus: str,
-    path: str | None,
-    root: str | None,
-    tokenizer: str,
-    length: int,
-    layout: LayoutName,
-    batch_size: int,
-    seed: int,
+    corpus: str, path: str | None, folder: Path | None, options: dict[str, Any]
 ) -> SequenceData:
     """Rows of a corpus, of which the validation split is read."""
     if path is not None:
-        return text_data(None, path, None, tokenizer, length, batch_size, layout=layout, seed=seed)
-    here = None if root is None else Path(root) / corpus
-    return corpus_data(
-        corpus,
-        tokenizer,
-        length,
-        batch_size,
-        root=here if here is not None and here.is_dir() else None,
-        splits=["valid"],
-        layout=layout,
-        seed=seed,
-    )
+        return text_data(None, path, **options)
+    return corpus_data(corpus, root=folder, splits=["valid"], **options)
+
+
+def _measured(
+    model: Model, data: SequenceData, own: Estimator, max_sequences: int | None, how: Settings
+) -> dict[str, Any]:
+    """What the report says of a corpus."""
+    began = time.monotonic()
+    batches = data.eval_loader("valid", max_sequences=max_sequences)
+    clusters = data.cluster_ids("valid", max_sequences=max_sequences).tolist()
+    with_clusters: Settings = {**how, "clusters": clusters}
+    likelihood = nelbo(model.denoiser, batches, estimator=own, **with_clusters)
+    return {
+        **likelihood.summary(),
+        "counted": counted(likelihood, model.tokenizer),
+        "data": data.describe(),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def _require_same_text(
+    target: Path, corpus: str, before: Mapping[str, Any], now: Mapping[str, Any]
+) -> None:
+    """Raises UserError if the figures that `target` has of a corpus are of another text."""
+    read = [dict(each["text"]["valid"]) for each in (before, json.loads(json.dumps(now)))]
+    origins = [each.pop("from") for each in read]
+    if read[0] != read[1]:
+        raise UserError(
+            f"out={target} has figures of {corpus} from {origins[0]}, and {origins[1]} holds "
+            "another text; choose another name, or overwrite=true."
+        )
 
 
 def _trained_on(checkpoint: Path) -> dict[str, Any] | None:
@@ -206,10 +236,12 @@ def _length(checkpoint: Path, length: int | None) -> int:
     return int(trained["length"]) if length is None and trained is not None else int(length or 0)
 
 
-def _tokenizer_of(checkpoint: Path) -> str:
-    """What `load_tokenizer` knows the model's tokenizer by."""
+def tokenizer_of(checkpoint: Path) -> tuple[str, str | None]:
+    """The name and the revision by which `load_tokenizer` knows the model's tokenizer."""
     trained = _trained_on(checkpoint)
-    return str(checkpoint) if trained is None else str(trained.get("tokenizer", "bytes"))
+    if trained is None:
+        return str(checkpoint), None
+    return str(trained.get("tokenizer", "bytes")), trained.get("tokenizer_revision")
 
 
 def _begun(target: Path, settings: dict[str, Any], *, overwrite: bool) -> dict[str, Any]:

@@ -132,6 +132,9 @@ def test_the_digest_of_a_large_file_is_kept(
     (kept,) = digests.iterdir()
     kept.write_text(kept.read_text().replace(identity["files"][0][1], "0" * 64))
     assert local(path, digests=digests).identity()["files"] == [["text", "0" * 64]]
+    for damaged in ("[]", "{}", "{"):
+        kept.write_text(damaged)
+        assert local(path, digests=digests).identity() == identity
     write(path, "tents")
     assert local(path, digests=digests).identity()["files"][0][1] not in ("0" * 64, identity)
 
@@ -184,6 +187,7 @@ def test_what_is_not_utf_8_is_refused_with_its_place(
         ('{"text": 1}', "line 2: text is int, not text; give column="),
         (r'{"text": "a\ud800"}', "line 2: the text has half of a surrogate pair at letter 1"),
         ('{"text": "a', "line 2 is not JSON"),
+        ("[" * 100_000, "line 2 is not JSON"),
     ],
 )
 def test_bad_lines_of_json_are_refused(tmp_path: Path, line: str, message: str) -> None:
@@ -225,5 +229,14 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
     documents = local(path).documents()
     next(documents)
     write(path, "a\n\nb\n\nc")
-    with pytest.raises(UserError, match=r"a\.txt changed while it was read; wait until it is"):
+    with pytest.raises(UserError, match=r"a\.txt changed while it was read; start again when"):
         list(documents)
+
+
+def test_a_file_that_changes_between_its_digest_and_its_text_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.txt", "a\n\nb")
+    source = local(path)
+    source.identity()  # what tokens are kept under
+    write(path, "a\n\nb\n\nc")
+    with pytest.raises(UserError, match=r"a\.txt changed while it was read; start again when"):
+        list(source.documents())

@@ -392,12 +392,18 @@ def test_a_recorded_digest_holds_until_it_is_overwritten(fetch: Fetch) -> None:
     fetch.assert_done(OTHER)
 
 
-def test_other_rows_of_the_sums_stay(fetch: Fetch) -> None:
+def test_other_rows_of_the_sums_stay_as_they_are(fetch: Fetch) -> None:
     fetch.folder.mkdir()
-    row = f"{64 * 'a'}  another file.fa\n"
-    (fetch.folder / "SHA256SUMS").write_text(row)
+    rows = f"# of 2026\n{64 * 'a'}  another file.fa\n{64 * 'b'} *x.fa\nMD5 (y.fa) = 00\n"
+    (fetch.folder / "SHA256SUMS").write_text(rows)
+    fetch(overwrite=True)
+    written = (fetch.folder / "SHA256SUMS").read_text()
+    assert written == rows.replace(f"{64 * 'b'} *", f"{SHA256}  ")
     fetch()
-    assert (fetch.folder / "SHA256SUMS").read_text() == row + f"{SHA256}  x.fa\n"
+    assert (fetch.folder / "SHA256SUMS").read_text() == written
+    (fetch.folder / "SHA256SUMS").write_bytes(b"\xff\n")
+    with pytest.raises(UserError, match="SHA256SUMS is not what sha256sum writes"):
+        fetch()
 
 
 def test_a_full_disk_is_noticed_before_and_survived_during(

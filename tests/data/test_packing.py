@@ -1,12 +1,13 @@
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from genodiff.data import CharacterTokenizer, TextRows, TokenStore, stored_tokens
+from genodiff.data import CharacterTokenizer, TextRows, TokenStore, packing, stored_tokens
 from genodiff.data.packing import Packed, Padded, Published
 from genodiff.data.token_store import ShardSize
 from tests.data.given import Given, keys_of
@@ -75,7 +76,8 @@ def test_padded_rows_hold_a_document_each(
     assert weights.sum(1).tolist() == [len(row) for row in whole]
     assert rows.cluster_ids.tolist() == list(range(len(kept)))
     over = [len(text) - room for text in kept if len(text) > room]
-    description = rows.describe()
+    with mock.patch.object(packing, "_DOCUMENTS_AT_ONCE", 2):
+        description = rows.describe()
     assert (description["layout"], description["skipped"]) == ("padded", len(texts) - len(kept))
     assert (description["cut"], description["tokens_cut"]) == (len(over), sum(over))
 

@@ -287,6 +287,29 @@ def test_case_is_kept_where_the_config_says_so(folders: Folders) -> None:
     assert cased.decode(cased.encode("The")) == "The"
 
 
+def test_a_space_is_put_in_front_where_the_config_says_so(
+    folders: Folders, tmp_path: Path
+) -> None:
+    from transformers import GPT2TokenizerFast  # pyright: ignore[reportAttributeAccessIssue]: made at run time
+
+    for path in folders["gpt2"].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "tokenizer_config.json").write_text('{"add_prefix_space": true}')
+    ours = read_subword_tokenizer(tmp_path)
+    theirs = GPT2TokenizerFast.from_pretrained(tmp_path)
+    for text in ("the cat", " the cat", "", "\nthe"):
+        assert ours.encode(text).tolist() == theirs(text)["input_ids"]
+    plain = read_subword_tokenizer(folders["gpt2"])
+    assert ids_of(ours, "the cat") == ids_of(plain, " the cat") != ids_of(plain, "the cat")
+
+
+def test_a_word_that_nothing_stands_for_is_a_damaged_tokenizer(tmp_path: Path) -> None:
+    folder = words_folder(tmp_path / "words", ["[MASK]", "[PAD]", "a"])  # and no [UNK]
+    tokenizer = load_tokenizer(str(folder))
+    with pytest.raises(UserError, match=r"the tokenizer cannot read a text .*are damaged"):
+        tokenizer.encode("a b")
+
+
 @pytest.mark.parametrize(
     ("present", "message"),
     [
@@ -345,6 +368,32 @@ def without_token(token: str) -> Damage:
             write("tokenizer_config.json", '{"bos_token": "<s>"}'),
             "<s> is declared, and no token is called so",
         ),
+        (
+            "bert",
+            write("tokenizer_config.json", '{"mask_token": 103}'),
+            "mask_token is 103, which is no text; correct tokenizer_config.json",
+        ),
+        (
+            "bert",
+            write("special_tokens_map.json", '{"unk_token": {"content": ["[UNK]"]}}'),
+            "unk_token is .*, which is no text; correct .* or special_tokens_map.json",
+        ),
+        (
+            "bert",
+            write("tokenizer.json", '{"model": {"type": "BPE", "vocab": {"a": 0}}}'),
+            "tokenizer.json has no table of tokens, or no list of merges",
+        ),
+        (
+            "gpt2",
+            write("tokenizer.json", '{"model": {"vocab": {"a": 0}, "merges": ["a a"]}}'),
+            "merge 1, 'a a', needs the token 'aa'",
+        ),
+        (
+            "gpt2",
+            write("tokenizer.json", '{"model": {"vocab": {"a": 0}, "merges": [5]}}'),
+            "merge 1 is '5', not two tokens",
+        ),
+        ("bert", write("tokenizer.json", "[" * 100_000), "tokenizer.json cannot be read"),
         ("bert", write("added_tokens.json", "{}"), "has added_tokens.json, which is read as"),
         ("gpt2", write("added_tokens.json", "{}"), "has added_tokens.json, which is read as"),
         ("gpt2", write("vocab.json", "{"), "vocab.json cannot be read"),

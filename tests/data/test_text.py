@@ -219,7 +219,10 @@ def test_a_document_too_long_is_refused(tmp_path: Path) -> None:
         ({"jitter": -1}, "jitter=-1 is no number of tokens; give 0 or more"),
         ({"eos": True}, "eos=true, but ByteTokenizer has no EOS; leave it out"),
         ({"ends": True}, "ends=true puts BOS and EOS around rows, and ByteTokenizer has none"),
-        ({"layout": "published"}, "layout=published puts BOS and EOS around rows, and ByteTok"),
+        (
+            {"layout": "published"},
+            "layout=published puts BOS .* and ByteTokenizer has none; use layout=packed",
+        ),
         ({"layout": "padded", "eos": False}, "layout=padded has BOS and EOS in every row and no"),
         ({"layout": "padded", "jitter": 1}, "leave out eos=false and jitter=, or use layout=pac"),
         (

@@ -57,7 +57,9 @@ def test_a_folder_that_is_not_there(name: str) -> None:
 
 def test_a_revision_of_what_has_none(tmp_path: Path) -> None:
     for name in ("bytes", str(tmp_path)):
-        with pytest.raises(UserError, match=r"revision=main is for names of the Hugging Face hub"):
+        with pytest.raises(
+            UserError, match=r"tokenizer_revision=main is for names of the Hugging Face hub"
+        ):
             load_tokenizer(name, "main")
 
 

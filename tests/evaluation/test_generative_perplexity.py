@@ -117,6 +117,14 @@ def test_an_end_in_a_text_is_one_token(judge: LanguageModel) -> None:
     assert found.tokens == 2
 
 
+def test_a_beginning_that_a_text_has_is_not_put_in_front_again(judge: LanguageModel) -> None:
+    plain = generative_perplexity(judge, ["abc", "de"], window=4)
+    begun = generative_perplexity(judge, ["<|endoftext|>abc", "de"], window=4)
+    assert begun == plain  # as many tokens, the same nats of each, and as many bytes
+    alone = generative_perplexity(judge, ["<|endoftext|>", "de"], window=4)
+    assert alone.tokens == 2
+
+
 def test_without_a_token_that_begins_a_text_its_first_is_given(judge: LanguageModel) -> None:
     found = generative_perplexity(judge._replace(start_id=None), ["abc", "de"])
     assert found.tokens == 3 and found.nats_per_byte is None

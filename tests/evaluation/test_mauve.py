@@ -109,7 +109,8 @@ def test_the_bootstrap_error_is_the_spread_over_other_texts() -> None:
 
 
 def test_too_few_texts_are_refused() -> None:
-    assert number_of_buckets(39) == 3
+    # mauve-text: max(2, int(round(n / 10)))
+    assert [number_of_buckets(n) for n in (20, 24, 25, 26, 35, 39)] == [2, 2, 2, 3, 4, 4]
     with pytest.raises(UserError, match="19 sequences are too few for MAUVE"):
         mauve(normal(19), normal(200))
 

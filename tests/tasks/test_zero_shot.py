@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from genodiff.tasks.zero_shot import CORPORA, PUBLISHED, table
+from genodiff.tasks import zero_shot
+from genodiff.tasks.zero_shot import CORPORA, PUBLISHED, table, tokenizer_of
 from tests.data.tiny_vocabularies import bert_folder
 from tests.tasks.conftest import SMALL, Genodiff
 
@@ -73,6 +74,36 @@ def test_figures_of_other_settings_are_not_gone_on_with(run: Genodiff) -> None:
     assert outcome.code == 2 and "zero.json exists and is no report of zero_shot" in outcome.stderr
 
 
+def test_figures_of_other_weights_or_another_text_are_not_gone_on_with(run: Genodiff) -> None:
+    words = (*ASKED, "corpora={mine:valid.txt}", "max_sequences=2", "cache_dir=tokens")
+    assert run(*words).code == 0
+    assert list(Path("tokens").glob("valid_txt-*"))  # where cache_dir= says
+    shutil.move("valid.txt", "moved.txt")
+    moved = (*words[:-3], "corpora={mine:moved.txt}", *words[-2:])
+    outcome = run(*moved)
+    assert outcome.code == 0 and "mine: done before" in outcome.stderr, outcome.stderr
+    text = Path("moved.txt").read_text(encoding="utf-8")
+    Path("moved.txt").write_text(text.replace("sat", "cat"), encoding="utf-8")
+    outcome = run(*moved)
+    assert outcome.code == 2
+    assert "has figures of mine from valid.txt, and moved.txt holds another text" in outcome.stderr
+    Path("moved.txt").write_text(text, encoding="utf-8")
+    data = ("data=text", "data.train=train.txt", "data.valid=moved.txt", "data.tokenizer=bert")
+    assert run("train", *data, *STEP, "seed=1", "out=run", "overwrite=true").code == 0
+    outcome = run(*moved)
+    assert outcome.code == 2
+    assert "zero.json has figures of checkpoint_sha256=" in outcome.stderr, outcome.stderr
+
+
+def test_a_model_of_bytes_is_evaluated_on_packed_rows(run: Genodiff) -> None:
+    words = ("data=text", "data.train=train.txt", "data.valid=valid.txt")
+    assert run("train", *words, *STEP, "out=bytes").code == 0
+    asked = (*ASKED, "checkpoint=bytes", "corpora={mine:valid.txt}", "max_sequences=2")
+    outcome = run(*asked)
+    assert outcome.code == 2 and "use layout=packed" in outcome.stderr, outcome.stderr
+    assert run(*asked, "layout=packed").code == 0
+
+
 def test_files_of_ones_own_have_no_published_rows(run: Genodiff) -> None:
     outcome = run(*ASKED, "corpora={mine:valid.txt}", "layout=packed", "length=16")
     assert outcome.code == 0, outcome.stderr
@@ -88,6 +119,7 @@ MISTAKES = {
     ("corpora=[lambada]",): "genodiff fetch dataset=lambada",
     ("corpora=[]",): "corpora=[] is none; leave it out",
     ("corpora={mine:none.txt}",): "none.txt",
+    ("root=corpara",): "root=corpara is no folder; give one that holds a folder of each corpus",
     ("out=zero.md",): "out=zero.md must end in .json",
 }
 
@@ -111,6 +143,16 @@ def test_a_model_of_dna_is_refused(genodiff: Genodiff, genome: tuple[str, str]) 
     assert "checkpoint=run reads tokens of DnaTokenizer, and these corpora are text" in (
         outcome.stderr
     )
+
+
+def test_the_tokenizer_is_that_of_the_revision_in_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained = {"tokenizer": "gpt2", "tokenizer_revision": "607a30d"}
+    monkeypatch.setattr(zero_shot, "data_of", lambda path: trained)
+    assert tokenizer_of(Path("run")) == ("gpt2", "607a30d")
+    del trained["tokenizer_revision"]
+    assert tokenizer_of(Path("run")) == ("gpt2", None)
 
 
 def test_the_table_shows_only_what_was_made_here_as_made_here() -> None:
