@@ -6,13 +6,16 @@ score and strand. Coordinates are 0-based and half-open. Lines that are empty or
 """
 
 import gzip
+import os
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from genodiff.data.compression import Compression, compressed
 from genodiff.data.genome import describe_names
 from genodiff.errors import UserError
 
@@ -118,39 +121,49 @@ def _text(row: BedRow) -> str:
     return f"line {row.line} ({row.chrom}:{row.start}-{row.end} {row.split})"
 
 
-def read_columns(path: str | Path, needed: Sequence[str]) -> list[tuple[int, list[str]]]:
-    """(line, counted from 1; its columns) of the rows of a BED file, plain or gzip.
+def read_columns(path: str | Path, needed: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """(line, counted from 1; its columns) of the rows of a BED file, plain, gzip or bgzip, one at
+    a time.
 
-    Raises UserError for a file that is missing, not text or without rows, and for a row that lacks
-    one of the `needed` columns.
+    Raises UserError, when it comes there, for a file that is missing, cut, not text or without
+    rows, and for a row that lacks one of the `needed` columns.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist or is not a file; give the path of a BED file.")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path} cannot be read; change its permissions.")
+    number, n_rows = 0, 0
+    compression, has_end = compressed(path)
     try:
-        data = path.read_bytes()
-        if data.startswith(b"\x1f\x8b"):
-            data = gzip.decompress(data)
-        lines = data.decode("utf-8").splitlines()
+        if not has_end:
+            raise EOFError("it lacks the end marker of bgzip")
+        with _opened(path, compression) as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.strip() or line.startswith("#") or line.split()[0] in _NOT_ROWS:
+                    continue
+                fields = line.rstrip("\r\n").split("\t")
+                if len(fields) < len(needed):
+                    raise UserError(
+                        f"{path}, line {number}: {len(fields)} columns separated by tabs, and "
+                        f"{len(needed)} are needed: {', '.join(needed)}."
+                    )
+                n_rows += 1
+                yield number, fields
     except (gzip.BadGzipFile, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(
-            f"{path} is not text, nor valid gzip ({error}); give a BED file."
+            f"{path} is cut, or is not text nor valid gzip, after line {number} ({error}); give a "
+            "whole BED file."
         ) from error
-    rows = [
-        (number, line.rstrip("\r").split("\t"))
-        for number, line in enumerate(lines, start=1)
-        if line.strip() and not line.startswith("#") and line.split()[0] not in _NOT_ROWS
-    ]
-    if not rows:
+    if not n_rows:
         columns = f"{', '.join(needed[:-1])} and {needed[-1]}"
         raise UserError(f"{path} has no rows; give {columns} on each line.")
-    for number, fields in rows:
-        if len(fields) < len(needed):
-            raise UserError(
-                f"{path}, line {number}: {len(fields)} columns separated by tabs, and "
-                f"{len(needed)} are needed: {', '.join(needed)}."
-            )
-    return rows
+
+
+def _opened(path: Path, compression: Compression) -> TextIOWrapper:
+    if compression == "none":
+        return path.open(encoding="utf-8")
+    return gzip.open(path, "rt", encoding="utf-8")
 
 
 def parse_place(

@@ -31,6 +31,7 @@ _UPPER = np.full(256, _N, np.uint8)
 _UPPER[np.frombuffer(b"ACGTacgt", np.uint8)] = np.frombuffer(b"ACGTACGT", np.uint8)
 _BLOCK = 1 << 24  # bases that are looked at together
 _FEWEST_UNITS = 20
+_FIRST_ROWS = 1024  # of the pieces that are kept, made room for; then as many as there are
 
 
 class Cutting(NamedTuple):
@@ -116,8 +117,8 @@ def read_sequence_set(
     Raises:
         UserError: no piece of that length that is not mostly N; what `read_fasta` raises.
     """
-    letters = np.empty((at_most, length), np.uint8)
-    records, starts, places = (np.zeros(at_most, np.int64) for _ in range(3))
+    letters = np.empty((min(at_most, _FIRST_ROWS), length), np.uint8)
+    records, starts, places = (np.zeros(len(letters), np.int64) for _ in range(3))
     n_records = too_short = pieces = passed = longest = 0
     for record in read_fasta(path):
         longest = max(longest, len(record.letters))
@@ -130,6 +131,12 @@ def read_sequence_set(
             passed += len(block)
             slot = np.where(number < at_most, number, integers_below(number + 1, seed, number))
             kept = slot < at_most
+            if (rows := min(passed, at_most)) > len(letters):
+                rows = min(2 * rows, at_most)
+                letters = np.concatenate(
+                    [letters, np.empty((rows - len(letters), length), np.uint8)]
+                )
+                records, starts, places = (np.resize(a, rows) for a in (records, starts, places))
             # numpy keeps the last of several rows for one slot, as the algorithm does.
             letters[slot[kept]], records[slot[kept]] = block[kept], n_records
             starts[slot[kept]], places[slot[kept]] = begins[kept], number[kept]

@@ -54,6 +54,9 @@ REASONS: Mapping[Reason, str] = {
 _BASES = re.compile("[ACGTNacgtn]+")
 _ENOUGH = 20
 """Records whose REF can be counted on not to match by chance."""
+_FOLLOWING = 3
+"""How many more of them match at POS + 1 than at POS where positions count from 0: fewer do so by
+chance in a file that is right but for a few records."""
 
 
 class Variant(NamedTuple):
@@ -177,14 +180,14 @@ def check_variants(file: VariantFile, genome: Genome) -> int:
             f"{file.path}: all of its {records} records are outside the chromosomes of "
             f"{genome.path}; give the genome of the assembly that the variants are of."
         )
-    few = here == 0 if compared < _ENOUGH else here < compared / 2
-    if compared and few:
-        counts = f"{file.path}: REF is what the genome has at POS in {here} of {compared} records"
-        if following > max(here, 0.9 * compared):
-            raise UserError(
-                f"{counts}, and at POS + 1 in {following}: its positions count from 0, and those "
-                "of a VCF count from 1; add 1 to each POS."
-            )
+    counts = f"{file.path}: REF is what the genome has at POS in {here} of {compared} records"
+    is_shifted = following - here >= (_FOLLOWING if here else 1)
+    if is_shifted and following >= 0.9 * compared:
+        raise UserError(
+            f"{counts}, and at POS + 1 in {following}: its positions count from 0, and those of a "
+            "VCF count from 1; add 1 to each POS."
+        )
+    if compared and (here == 0 if compared < _ENOUGH else here < compared / 2):
         raise UserError(
             f"{counts} ({example}); give the genome of the assembly that the variants are of."
         )

@@ -174,14 +174,19 @@ def _is_bcf(path: Path) -> bool:
 
 def _bcf_lines(path: Path) -> Iterator[str]:
     try:
-        from pysam import VariantFile as Reader
+        import pysam
     except ImportError as error:
         raise UserError(
             f"{path} is BCF, which pysam reads; pip install 'genodiff[variants]', or make it a "
             "VCF: bcftools view."
         ) from error
     try:
-        with Reader(str(path)) as reader:
+        before = pysam.set_verbosity(0)  # it complains of an index that nobody asked for
+        try:
+            reader = pysam.VariantFile(str(path))
+        finally:
+            pysam.set_verbosity(before)
+        with reader:
             yield from str(reader.header).splitlines()
             for record in reader:
                 yield str(record).rstrip("\n")

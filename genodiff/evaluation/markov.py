@@ -24,12 +24,12 @@ from numpy import ndarray
 
 from genodiff.errors import UserError
 from genodiff.evaluation.uncertainty import n_clusters, ratio_standard_error, student_975
-from genodiff.evaluation.words import letter_codes, reverse_complements, words
+from genodiff.evaluation.words import Block, joined, letter_codes, reverse_complements, words
 
 Window = Integer[ndarray, " _"]
 
 _LARGEST_TABLE = 1 << 26
-_CHUNK_TOKENS = 1 << 23
+_BLOCK_TOKENS = 1 << 23
 _HELD_OUT_SHARE, _HELD_OUT_TOKENS = 10, 1 << 21
 # The upper end, 10^4 counts, keeps a held-out set of another composition from overruling millions
 # of counts.
@@ -87,19 +87,19 @@ class MarkovModel:
         """
         totals = [_context_totals(counts, len(self.data_ids)) for counts in self.counts]
         sums, tokens = [np.zeros((0, len(self.counts)))], [np.zeros(0, np.int64)]
-        for chunk in _chunks(windows, self.data_ids):
-            is_letter = chunk.codes >= 0
-            owner = chunk.owner[is_letter]
-            p = np.full(len(chunk.codes), 1 / len(self.data_ids))
-            chunk_sums = np.empty((chunk.n_windows, len(self.counts)))
+        for block in _blocks(windows, self.data_ids):
+            is_letter, n_windows = block.codes >= 0, len(block.units)
+            owner = block.owner[is_letter]
+            p = np.full(len(block.codes), 1 / len(self.data_ids))
+            block_sums = np.empty((n_windows, len(self.counts)))
             for k, (ends, word) in enumerate(
-                words(chunk.codes, len(self.data_ids), len(self.counts))
+                words(block.codes, len(self.data_ids), len(self.counts))
             ):
                 count, total = self.counts[k][word], totals[k][word // len(self.data_ids)]
                 p[ends] = _interpolate(count, total, p[ends], self.concentrations[k])
-                chunk_sums[:, k] = np.bincount(owner, -np.log(p[is_letter]), chunk.n_windows)
-            sums.append(chunk_sums)
-            tokens.append(np.bincount(owner, minlength=chunk.n_windows))
+                block_sums[:, k] = np.bincount(owner, -np.log(p[is_letter]), n_windows)
+            sums.append(block_sums)
+            tokens.append(np.bincount(owner, minlength=n_windows))
         window_nats, window_tokens = np.concatenate(sums), np.concatenate(tokens)
         if not window_tokens.any():
             raise UserError(
@@ -151,11 +151,11 @@ def fit_markov(
     strands = [_strands(k, data_ids, complement) for k in range(max_order + 1)]
     counts = [np.zeros(len(data_ids) ** (k + 1), np.int32) for k in range(max_order + 1)]
     tails: list[_HeldOut] = []
-    for chunk in _chunks(windows, data_ids):
-        for k, (_, word) in enumerate(words(chunk.codes, len(data_ids), max_order + 1)):
+    for block in _blocks(windows, data_ids):
+        for k, (_, word) in enumerate(words(block.codes, len(data_ids), max_order + 1)):
             counts[k] += _count(word, len(counts[k]))
         if held_out is None and sum(tail.scored.sum() for tail in tails) < _HELD_OUT_TOKENS:
-            tails.append(_last_tenths(chunk))
+            tails.append(_last_tenths(block))
     if not counts[0].any():
         raise UserError(
             "the training windows hold no letter (all N or padding, or no window at all); "
@@ -165,7 +165,7 @@ def fit_markov(
     if held_out is None:
         concentrations = _fit_concentrations(counts, tails, strands)
     else:
-        judges = [_HeldOut(chunk.codes, chunk.codes >= 0) for chunk in _chunks(held_out, data_ids)]
+        judges = [_HeldOut(block.codes, block.codes >= 0) for block in _blocks(held_out, data_ids)]
         concentrations = _fit_concentrations(counts, judges, None)
     return MarkovModel(tuple(data_ids), tuple(counts), concentrations)
 
@@ -177,15 +177,6 @@ def _largest_order(n_letters: int) -> int:
     return order
 
 
-class _Chunk(NamedTuple):
-    """Windows joined: letters as 0..K-1, -1 elsewhere and after each window; the window of each
-    position."""
-
-    codes: Int8[ndarray, " l"]
-    owner: Int[ndarray, " l"]
-    n_windows: int
-
-
 class _HeldOut(NamedTuple):
     """The letters of `codes` where `scored`; the others are context."""
 
@@ -193,30 +184,18 @@ class _HeldOut(NamedTuple):
     scored: Bool[ndarray, " l"]
 
 
-def _chunks(windows: Iterable[Window], data_ids: Sequence[int]) -> Iterator[_Chunk]:
+def _blocks(windows: Iterable[Window], data_ids: Sequence[int]) -> Iterator[Block]:
     """A few million tokens at a time."""
-    pieces, n_tokens = [], 0
-    for window in windows:
-        pieces.append(np.append(letter_codes(window, data_ids), np.int8(-1)))
-        n_tokens += len(window)
-        if n_tokens >= _CHUNK_TOKENS:
-            yield _joined(pieces)
-            pieces, n_tokens = [], 0
-    if pieces:
-        yield _joined(pieces)
+    codes = (letter_codes(window, data_ids) for window in windows)
+    return joined(codes, n_letters=_BLOCK_TOKENS)
 
 
-def _joined(pieces: Sequence[Int8[ndarray, " _"]]) -> _Chunk:
-    owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])
-    return _Chunk(np.concatenate(pieces), owner, len(pieces))
-
-
-def _last_tenths(chunk: _Chunk) -> _HeldOut:
-    lengths = np.bincount(chunk.owner, minlength=chunk.n_windows)
+def _last_tenths(block: Block) -> _HeldOut:
+    lengths = np.bincount(block.owner)
     starts = np.cumsum(lengths) - lengths
-    position = np.arange(len(chunk.codes)) - starts[chunk.owner]
-    in_tail = position * _HELD_OUT_SHARE >= lengths[chunk.owner] * (_HELD_OUT_SHARE - 1)
-    return _HeldOut(chunk.codes, in_tail & (chunk.codes >= 0))
+    position = np.arange(len(block.codes)) - starts[block.owner]
+    in_tail = position * _HELD_OUT_SHARE >= lengths[block.owner] * (_HELD_OUT_SHARE - 1)
+    return _HeldOut(block.codes, in_tail & (block.codes >= 0))
 
 
 def _count(word: Int32[ndarray, " m"], n_words: int) -> Int32[ndarray, " words"]:

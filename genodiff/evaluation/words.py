@@ -23,7 +23,8 @@ Sequences = Iterable[str] | Iterable[Integer[ndarray, " _"]]
 class Block(NamedTuple):
     """Some sequences of a set, joined.
 
-    `codes`: their letters as 0 to 3 for A, C, G, T, and -1 elsewhere and after each sequence.
+    `codes`: their letters, of DNA as 0 to 3 for A, C, G, T, and -1 elsewhere and after each
+    sequence.
     `owner`: the sequence of each position, counted from the block's first. `units` (n,): what each
     sequence belongs to, its own number in the set where it stands for itself.
     """
@@ -49,21 +50,33 @@ def blocks(
     Raises:
         UserError: ids without `data_ids`, or not one unit a sequence.
     """
+    return joined((codes_of(sequence, data_ids) for sequence in sequences), units=units)
+
+
+def joined(
+    sequences: Iterable[Int8[ndarray, " _"]],
+    *,
+    units: Sequence[int] | None = None,
+    n_letters: int | None = None,
+) -> Iterator[Block]:
+    """Sequences of codes, of any letters, `n_letters` or more at a time (None: two million);
+    `units` and errors as of `blocks`."""
+    n_letters = _BLOCK_LETTERS if n_letters is None else n_letters
     pieces: list[Int8[ndarray, " _"]] = []
-    first, n_letters, number = 0, 0, 0
-    for number, sequence in enumerate(sequences, 1):
-        pieces.append(np.append(codes_of(sequence, data_ids), np.int8(-1)))
-        n_letters += len(pieces[-1])
-        if n_letters >= _BLOCK_LETTERS:
-            yield _joined(pieces, first, units)
-            pieces, first, n_letters = [], number, 0
+    first, held, number = 0, 0, 0
+    for number, codes in enumerate(sequences, 1):
+        pieces.append(np.append(codes, np.int8(-1)))
+        held += len(codes)
+        if held >= n_letters:
+            yield _block(pieces, first, units)
+            pieces, first, held = [], number, 0
     if units is not None and len(units) != number:
         raise UserError(f"{len(units)} units for {number} sequences; give one for each.")
     if pieces:
-        yield _joined(pieces, first, units)
+        yield _block(pieces, first, units)
 
 
-def _joined(
+def _block(
     pieces: Sequence[Int8[ndarray, " _"]], first: int, units: Sequence[int] | None
 ) -> Block:
     owner = np.repeat(np.arange(len(pieces)), [len(piece) for piece in pieces])

@@ -18,7 +18,7 @@ keys:
   checkpoint=PATH     a model whose network embeds the sequences: for the Frechet distance, and for
                       a classifier that has the network's own features
   out=FILE.html       one page without scripts that loads nothing; FILE.json beside it has all its
-                      numbers
+                      numbers, with six digits
   length=             bases of a sequence (the most common length of the samples); shorter records
                       are left out, and pieces of more than 5 % N
   sequences=          of each set, at most; of more a random choice is made (10000)
@@ -34,6 +34,8 @@ has too few sequences, is left out, and the page says so.
 
 import json
 import logging
+import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -102,25 +104,13 @@ def main(
 ) -> None:
     """Compares and writes."""
     began = time.monotonic()
-    for name, value, least in (
-        *(("length", length, 1), ("sequences", sequences, 2), ("embedded", embedded, 2)),
-        *(("markov_order", markov_order, 0), ("seed", seed, 0)),
-    ):
-        if value is not None and value < least:
-            raise UserError(f"{name}={value} must be {least} or more.")
-    if markov_order > LARGEST_ORDER:
-        raise UserError(f"markov_order={markov_order} must be {LARGEST_ORDER} or less.")
+    check_numbers(length, sequences, embedded, markov_order, seed)
     require_matplotlib()
     target = claim_page(out, overwrite=overwrite)
     chosen = select_device(device)
     given = {"samples": samples, "reference": reference, "heldout": heldout, "train": train}
     paths = {name: Path(path) for name, path in given.items() if path is not None}
-    for path in paths.values():
-        next(read_fasta(path))  # what is missing is found before what takes long
-    inputs: dict[str, dict[str, Any]] = {
-        name: {"path": str(path), "sha256": file_sha256(path)} for name, path in paths.items()
-    }
-    require_different(inputs)
+    inputs = described(paths)
     matrices = None
     if motifs is not None:
         matrices = read_motifs(motifs)
@@ -132,18 +122,7 @@ def main(
         inputs["checkpoint"] = {"path": checkpoint}
 
     log.info("reading sequences of %s bases", f"{size:,}")
-    cut = {}
-    for name in ("samples", "reference", "heldout"):
-        if name not in paths:
-            continue
-        cut[name], cutting = read_sequence_set(
-            paths[name], size, at_most=sequences, seed=seed, first_unit=len(cut) << 40
-        )
-        inputs[name] |= cutting._asdict()
-        if len(cut[name]) < 2:
-            raise UserError(
-                f"{name}={paths[name]} is one sequence of {size} bases; give two or more."
-            )
+    cut = cut_sets(paths, inputs, size, at_most=sequences, seed=seed)
     if train is not None:
         inputs["train"] |= contents(paths["train"])
     letters = None if train is None else lambda: (r.letters for r in read_fasta(train))
@@ -155,7 +134,6 @@ def main(
     if model is not None:
         log.info("embedding up to %s sequences of each set", f"{embedded:,}")
         vectors = {key: vectors_of(model, one, embedded, seed) for key, one in sets.items()}
-    compared = Compared(sets, letters, matrices, vectors, seed)
     results: dict[str, Any] = {
         "command": command_line(),
         "version": __version__,
@@ -174,14 +152,7 @@ def main(
         "left_out": left_out,
         "seconds": {},
     }
-    for name, section in SECTIONS.items():
-        log.info("%s", name)
-        start = time.monotonic()
-        try:
-            results[name] = section(compared)
-        except UserError as error:
-            results["left_out"][name] = str(error)
-        results["seconds"][name] = time.monotonic() - start
+    add_sections(results, Compared(sets, letters, matrices, vectors, seed))
     if "memorisation" in results:
         name_records(results["memorisation"]["nearest"], cut["samples"], samples, train)
     results["verdict"] = verdict(results)
@@ -190,9 +161,92 @@ def main(
         for record in islice(read_fasta(paths["samples"]), PREVIEWED)
     ]
     results["seconds"]["all"] = time.monotonic() - began
-    write_text(target.with_suffix(".json"), json.dumps(results, indent=1) + "\n")
-    comparison_page(results).write(target)
+    results = rounded(results)
+    page = comparison_page(results)  # which takes seconds to draw: a kill then leaves nothing
+    write_text(target.with_suffix(".json"), json_text(results))
+    page.write(target)
     log.info("The samples are %s\npage: %s", results["verdict"][SAMPLES]["text"], target)
+
+
+def check_numbers(
+    length: int | None, sequences: int, embedded: int, markov_order: int, seed: int
+) -> None:
+    """Raises UserError for a number that cannot be."""
+    for name, value, least in (
+        *(("length", length, 1), ("sequences", sequences, 2), ("embedded", embedded, 2)),
+        *(("markov_order", markov_order, 0), ("seed", seed, 0)),
+    ):
+        if value is not None and value < least:
+            raise UserError(f"{name}={value} must be {least} or more.")
+    if markov_order > LARGEST_ORDER:
+        raise UserError(f"markov_order={markov_order} must be {LARGEST_ORDER} or less.")
+
+
+def described(paths: Mapping[str, Path]) -> dict[str, dict[str, Any]]:
+    """Path and checksum of each file. Raises UserError for what is no FASTA, before anything that
+    takes long, and for two files of the same contents."""
+    for path in paths.values():
+        next(read_fasta(path))
+    inputs: dict[str, dict[str, Any]] = {
+        name: {"path": str(path), "sha256": file_sha256(path)} for name, path in paths.items()
+    }
+    require_different(inputs)
+    return inputs
+
+
+def cut_sets(
+    paths: Mapping[str, Path],
+    inputs: Mapping[str, dict[str, Any]],
+    size: int,
+    *,
+    at_most: int,
+    seed: int,
+) -> dict[str, SequenceSet]:
+    """The sequences of the samples and of the real sets, whose `inputs` then say how they were
+    cut."""
+    cut: dict[str, SequenceSet] = {}
+    for name in ("samples", "reference", "heldout"):
+        if name not in paths:
+            continue
+        cut[name], cutting = read_sequence_set(
+            paths[name], size, at_most=at_most, seed=seed, first_unit=len(cut) << 40
+        )
+        inputs[name].update(cutting._asdict())
+        if len(cut[name]) < 2:
+            raise UserError(
+                f"{name}={paths[name]} is one sequence of {size} bases; give two or more, or a "
+                "smaller length=."
+            )
+    return cut
+
+
+def add_sections(results: dict[str, Any], compared: Compared) -> None:
+    """Every section's figures and seconds, or why it is left out."""
+    for name, section in SECTIONS.items():
+        log.info("%s", name)
+        start = time.monotonic()
+        try:
+            results[name] = section(compared)
+        except UserError as error:
+            results["left_out"][name] = str(error)
+        results["seconds"][name] = time.monotonic() - start
+
+
+def rounded(value: Any) -> Any:
+    """Plain JSON values with six digits, and nothing in the place of what is no number."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: rounded(each) for name, each in value.items()}
+    return [rounded(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def json_text(results: Mapping[str, Any]) -> str:
+    """JSON whose innermost lists and objects have a line each: there are thousands of them."""
+    text = json.dumps(results, indent=1, allow_nan=False)
+    for innermost in (r"\[\n\s+[^][{}]*\n\s+\]", r"\{\n\s+[^{}]*\n\s+\}"):
+        text = re.sub(innermost, lambda found: re.sub(r"\n\s+", " ", found[0]), text)
+    return text + "\n"
 
 
 class Judged(NamedTuple):

@@ -72,7 +72,7 @@ from genodiff.errors import UserError
 from genodiff.evaluation import VariantPair, VariantScore, score_variants
 from genodiff.evaluation.variants import Method
 from genodiff.files import atomic_path, write_text
-from genodiff.parts import claim_outputs, parts_of
+from genodiff.parts import claim_outputs, parts_of, standard_output
 from genodiff.tasks.build import select_device
 from genodiff.tasks.draw import check_seed, weights_sha256
 from genodiff.tasks.launch import launch
@@ -179,9 +179,9 @@ def main(
             return  # the first one writes
         head = encoded([_columns(names)] if is_table else _header(file, names))
         if target is None:
-            sys.stdout.buffer.write(head)
-            parts.join(sys.stdout.buffer, count)
-            sys.stdout.buffer.flush()
+            with standard_output():
+                sys.stdout.buffer.write(head)
+                parts.join(sys.stdout.buffer, count)
         else:
             with (
                 atomic_path(target) as temporary,

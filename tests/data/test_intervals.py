@@ -1,12 +1,14 @@
 import gzip
 import random
+import tracemalloc
 from pathlib import Path
 from typing import Literal
 
 import pytest
+from Bio.bgzf import BgzfWriter
 
 from genodiff.data import BedRow, Split, check_disjoint_splits, read_bed, rows_of
-from genodiff.data.intervals import merge_overlaps
+from genodiff.data.intervals import merge_overlaps, read_columns
 from genodiff.errors import UserError
 from tests.data.toys import write_bed
 
@@ -48,6 +50,31 @@ def test_a_gzipped_bed_reads_the_same(tmp_path: Path) -> None:
     path = tmp_path / "toy.bed.gz"
     path.write_bytes(gzip.compress(b"chr1\t0\t10\ttrain\n"))
     assert read_bed(path, LENGTHS) == [BedRow("chr1", 0, 10, "train", "+", 1)]
+
+
+def test_a_bed_that_is_cut_is_refused(tmp_path: Path) -> None:
+    """Also between two blocks of bgzip, where it is valid gzip all the same."""
+    path = tmp_path / "toy.bed.gz"
+    with BgzfWriter(str(path), "wb") as writer:
+        writer.write(b"chr1\t0\t10\ttrain\n")
+    whole = path.read_bytes()
+    assert len(read_bed(path, LENGTHS)) == 1
+    for end, message in ((-28, "lacks the end marker of bgzip"), (-40, "after line 0 ")):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError, match=message):
+            read_bed(path, LENGTHS)
+    path.write_bytes(gzip.compress(b"chr1\t0\t10\ttrain\n" * 9)[:-9])
+    with pytest.raises(UserError, match="is cut, or is not text nor valid gzip, after line"):
+        read_bed(path, LENGTHS)
+
+
+def test_rows_are_read_one_at_a_time(tmp_path: Path) -> None:
+    (tmp_path / "toy.bed").write_text("chr1\t0\t10\ttrain\n" * 100_000)
+    tracemalloc.start()
+    assert sum(1 for _ in read_columns(tmp_path / "toy.bed", ("chromosome", "start"))) == 100_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20  # bytes; the text has 1.6 million
 
 
 @pytest.mark.parametrize(

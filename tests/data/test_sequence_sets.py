@@ -55,6 +55,18 @@ def test_of_too_many_pieces_each_is_as_likely_to_be_kept(tmp_path: Path) -> None
     assert list(again) == list(read_sequence_set(path, 8, at_most=10, seed=3)[0])
 
 
+def test_room_is_made_for_the_pieces_there_are(tmp_path: Path) -> None:
+    path = numbered(tmp_path / "a.fa", 3000)
+    every, cutting = read_sequence_set(path, 8, at_most=10**12, seed=0)
+    assert len(every) == cutting.kept == 3000 and len(set(every)) == 3000
+    assert every.records.tolist() == list(range(3000))
+    assert np.array_equal(
+        read_sequence_set(path, 8, at_most=3000, seed=0)[0].letters, every.letters
+    )
+    some = read_sequence_set(path, 8, at_most=2500, seed=0)[0]
+    assert len(set(some)) == 2500 and set(some) < set(every)
+
+
 def test_a_long_record_is_cut_and_drawn_from_as_many_short_ones_are(tmp_path: Path) -> None:
     text = random_dna(8 * 300)
     pieces = [text[i : i + 8] for i in range(0, len(text), 8)]

@@ -203,6 +203,10 @@ def rows_of_genome(shift: int = 0) -> list[tuple[str, int, str, str]]:
             r"at POS in \d+ of 54 records, and at POS \+ 1 in 54: its positions count from 0, and "
             "those of a VCF count from 1; add 1 to each POS",
         ),
+        (  # of few records some match by chance
+            rows_of_genome(-1)[:9],
+            r"at POS in [1-4] of 9 records, and at POS \+ 1 in 9: its positions count from 0",
+        ),
         (
             [("chr1", 4, "C", "A"), ("chr2", 1, "G", "A")],
             r"REF is what the genome has at POS in 0 of 2 records \(chr1:4 has REF C, the genome "

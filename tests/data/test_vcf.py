@@ -52,7 +52,7 @@ def test_plain_gzip_bgzip_and_other_line_ends_are_the_same_file(tmp_path: Path) 
     assert second.alternatives == ["A"]
 
 
-def test_bcf_is_read_as_its_vcf(tmp_path: Path) -> None:
+def test_bcf_is_read_as_its_vcf(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     pysam = pytest.importorskip("pysam")
     plain = write(tmp_path / "a.vcf")
     with (
@@ -61,7 +61,9 @@ def test_bcf_is_read_as_its_vcf(tmp_path: Path) -> None:
     ):
         for record in source:
             sink.write(record)
+    capfd.readouterr()
     header, records = read(tmp_path / "a.bcf")
+    assert capfd.readouterr().err == ""  # not a word of an index
     assert records == list(RECORDS)
     assert set(HEADER) <= set(header)
 

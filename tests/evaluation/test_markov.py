@@ -152,11 +152,11 @@ def test_perplexity_brackets_and_clusters() -> None:
     assert model.nats(windows[:1]).perplexity_95 is None
 
 
-def test_every_window_counts_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_window_counts_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     windows, _ = order_two_chain(7, 50, seed=6)
     whole = fit_markov(windows, data_ids=IDS, max_order=3)
     nats = whole.nats(windows)
-    monkeypatch.setattr("genodiff.evaluation.markov._CHUNK_TOKENS", 100)
+    monkeypatch.setattr("genodiff.evaluation.markov._BLOCK_TOKENS", 100)
     np.testing.assert_allclose(whole.nats(windows).window_nats, nats.window_nats)
     pieces = fit_markov(windows, data_ids=IDS, max_order=3)
     assert pieces.concentrations == pytest.approx(whole.concentrations)

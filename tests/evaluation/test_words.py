@@ -42,11 +42,11 @@ def test_blocks_join_sequences_and_part_them(monkeypatch: pytest.MonkeyPatch) ->
     assert whole.codes.tolist() == [0, 1, 2, 3, -1, -1, -1, -1, -1, -1, 3, 3, -1, -1]
     assert whole.owner.tolist() == [0, 0, 0, 0, 0, 1, 2, 2, 2, 2, 3, 3, 3, 3]
     assert whole.units.tolist() == [0, 1, 2, 3]
-    monkeypatch.setattr("genodiff.evaluation.words._BLOCK_LETTERS", 6)
+    monkeypatch.setattr("genodiff.evaluation.words._BLOCK_LETTERS", 4)
     first, second = blocks(iter(sequences), units=[7, 7, 9, 9])
-    assert (first.units.tolist(), second.units.tolist()) == ([7, 7], [9, 9])
+    assert (first.units.tolist(), second.units.tolist()) == ([7], [7, 9, 9])
     assert np.concatenate([first.codes, second.codes]).tolist() == whole.codes.tolist()
-    assert second.owner.tolist() == [0] * 4 + [1] * 4
+    assert second.owner.tolist() == [0] + [1] * 4 + [2] * 4
 
 
 def test_blocks_of_ids_need_their_letters() -> None:
