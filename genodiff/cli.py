@@ -14,7 +14,7 @@ from genodiff import __version__
 
 TASKS = (
     *("demo", "fetch", "train", "evaluate", "zero_shot", "sample", "infill", "judge"),
-    *("score", "embed", "compare", "finetune", "crossvalidate", "convert"),
+    *("score", "embed", "compare", "finetune", "crossvalidate", "predict", "convert"),
 )
 SHARED_KEYS = ("design", "classifying")
 """Modules whose keys are those of several tasks."""

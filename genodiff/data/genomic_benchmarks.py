@@ -93,7 +93,8 @@ def genomic_benchmarks_task(
     1. `intervals` and `fasta`: the folder `datasets` of the benchmarks' repository, with
        `NAME/{train,test}/CLASS.csv.gz`, and the genome that they are cut from; of classes from
        several genomes, one for each, `{human: FILE, worm: FILE}`. Names of records may differ by
-       `chr` in front and a version behind. Regions are kept, by the names in the CSV. The letters
+       `chr` in front and a version behind. Regions are kept, by the names in the CSV and, of
+       several genomes, the checksum of theirs. The letters
        besides A, C, G, T and N are N here, as in any `Genome`, and [UNK] on the other roads.
     2. `hub`: the account of a mirror on the Hugging Face Hub, `HUB/Genomic_Benchmarks_NAME`, read
        by the package `datasets`. Classes are called as there, usually 0 and 1.
@@ -320,10 +321,13 @@ def _intervals(
         )
     opened = {path: Genome(path, cache_dir=cache_dir) for path in {*map(str, paths.values())}}
     genomes = {label: opened[str(path)] for label, path in paths.items()}
+    digests = {genome.sha256 for genome in opened.values()}
 
     def rows(dna: DnaTokenizer) -> Iterator[tuple[Split, LabelledRow]]:
         for (split, label), path in sorted(tables.items()):
-            for row in _cut(path, label, genomes[label], dna):
+            # The X of a worm is not that of a human.
+            within = f" of {genomes[label].sha256[:8]}" if len(digests) > 1 else ""
+            for row in _cut(path, label, genomes[label], dna, within):
                 yield split, row
 
     stamp = {
@@ -333,8 +337,11 @@ def _intervals(
     return _Source(".intervals", str(folder), stamp, rows)
 
 
-def _cut(path: Path, label: str, genome: Genome, dna: DnaTokenizer) -> list[LabelledRow]:
-    """The intervals of a class, in the order of their ids."""
+def _cut(
+    path: Path, label: str, genome: Genome, dna: DnaTokenizer, within: str
+) -> list[LabelledRow]:
+    """The intervals of a class, in the order of their ids. `within` ends the names of their
+    chromosomes."""
     table = read_table(path)
     places = table.place(("id", "region", "start", "end", "strand"))
     records = _records(genome.lengths)
@@ -350,7 +357,7 @@ def _cut(path: Path, label: str, genome: Genome, dna: DnaTokenizer) -> list[Labe
         chrom, start, end = parse_place((record, start_text, end_text), where, genome.lengths)
         ids = genome.fetch(chrom, start, end)
         ids = complement[ids[::-1]] if strand == "-" else ids
-        row = LabelledRow(where, ids, label, Region(region, start, end, name, strand))
+        row = LabelledRow(where, ids, label, Region(f"{region}{within}", start, end, name, strand))
         rows.append((_by_id(name), row))
     return [row for _, row in sorted(rows, key=lambda each: each[0])]
 

@@ -20,7 +20,8 @@ from genodiff.data.text_tokenizers import load_tokenizer
 from genodiff.data.tokenizer import DnaTokenizer
 from genodiff.errors import UserError
 
-_FASTAS = (".fa", ".fasta", ".fna")
+FASTAS = (".fa", ".fasta", ".fna")
+"""The suffixes that name a FASTA."""
 _FILE_NAMES: dict[Split, tuple[str, ...]] = {
     "train": ("train",),
     "valid": ("dev", "valid", "val"),
@@ -120,17 +121,23 @@ def table_rows(table: Table, columns: Sequence[str], label: str) -> Iterator[Tex
 
 def _rows(path: Path, columns: Sequence[str] | None, label: str | None) -> Iterator[TextRow]:
     suffix = suffix_of(path)
-    if suffix in _FASTAS:
+    if suffix in FASTAS:
         return _fasta_rows(path)
     if suffix not in TABLES:
         raise UserError(
             f"{path}: the suffix {suffix!r} names no format; use one of "
-            f"{', '.join((*TABLES, *_FASTAS))}, with or without .gz."
+            f"{', '.join((*TABLES, *FASTAS))}, with or without .gz."
         )
     table = read_table(path)
-    columns = columns or _usual(table, _TEXTS, "sequence", "columns=[NAME]")
-    label = label or _usual(table, [(name,) for name in _LABELS], "label", "label=NAME")[0]
+    columns = columns or sequence_columns(table, "data.columns=[NAME]")
+    label = label or _usual(table, [(name,) for name in _LABELS], "label", "data.label=NAME")[0]
     return table_rows(table, columns, label)
+
+
+def sequence_columns(table: Table, key: str) -> tuple[str, ...]:
+    """The columns of the sequence, by the usual names. Raises UserError where there are none,
+    which tells of the `key` that names others."""
+    return _usual(table, _TEXTS, "sequence", key)
 
 
 def _usual(
@@ -143,7 +150,7 @@ def _usual(
     called = ", ".join(" and ".join(names) for names in choices)
     raise UserError(
         f"{table.heading}: there is no column of the {what} ({called}), {table.has()} "
-        f"Another name is given with data.{key}."
+        f"Another name is given with {key}."
     )
 
 
@@ -173,7 +180,7 @@ def _label_in(header: str, where: str) -> str:
 
 def _find(folder: Path, split: Split) -> Path | None:
     for name in _FILE_NAMES[split]:
-        for suffix in (*TABLES, *_FASTAS):
+        for suffix in (*TABLES, *FASTAS):
             for path in (folder / f"{name}{suffix}", folder / f"{name}{suffix}.gz"):
                 if path.is_file():
                     return path

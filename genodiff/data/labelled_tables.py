@@ -1,21 +1,26 @@
-"""Tables of labelled sequences: CSV, TSV and JSON lines, plain or gzip, and parquet.
+"""Tables of labelled sequences: CSV, TSV and JSON lines, plain or gzip, and parquet. They are read
+row by row: one is in memory at a time.
 
 CSV has commas, and quotes where needed; TSV has tabs, and a quote in it is a letter like any
 other, as in the files of GLUE. A line of JSON is an object, all with the same keys.
 """
 
 import csv
-import io
 import json
+import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genodiff.data.plain_files import read_plain
+from genodiff.data.plain_files import plain_lines, read_plain
 from genodiff.errors import UserError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _JSON, _PARQUET = ".jsonl", ".parquet"
+_WANTED = "a CSV, TSV or FASTA"
+_AFTER_CR = re.compile(r"(?<=\r)(?!\n)")
 TABLES = (*_DELIMITERS, _JSON, _PARQUET)
 """The suffixes that name a table."""
 
@@ -72,15 +77,25 @@ def read_table(
 
 def read_text(path: Path) -> str:
     """The contents of a file in UTF-8, plain or gzip. Raises UserError if it is neither."""
-    content = read_plain(path, "a CSV, TSV or FASTA")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; convert the "
-            "file to UTF-8."
-        ) from error
+    lines = read_plain(path, _WANTED).splitlines(keepends=True)
+    return "".join(_decoded(path, lines))
+
+
+def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
+    """Lines of UTF-8, without the mark that may stand in front of the first."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}: byte 0x{line[error.start]:02x} is not UTF-8; convert "
+                "the file to UTF-8."
+            ) from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a file with their ends."""
+    return _decoded(path, plain_lines(path, _WANTED))
 
 
 def _even(
@@ -98,15 +113,19 @@ def _even(
 
 
 def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    text = read_text(path)
     if delimiter == "\t":
-        for line, row in enumerate(text.split("\n"), start=1):
-            if row.strip("\r"):
-                yield line, row.removesuffix("\r").split("\t")
+        for line, row in enumerate(_lines(path), start=1):
+            if row.strip("\r\n"):
+                yield line, row.removesuffix("\n").removesuffix("\r").split("\t")
         return
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    pieces = (piece for line in _lines(path) for piece in _AFTER_CR.split(line) if piece)
+    reader = csv.reader(pieces, delimiter=delimiter, strict=True)
     try:
-        for row in reader:
+        while True:
+            with _cells_of_any_length():
+                row = next(reader, None)
+            if row is None:
+                return
             if row:
                 yield reader.line_num, row
     except csv.Error as error:
@@ -116,10 +135,20 @@ def _cells(path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
         ) from error
 
 
+@contextmanager
+def _cells_of_any_length() -> Iterator[None]:
+    """The module csv refuses more than 131,072 letters, which a sequence may have."""
+    before = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
 def _objects(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The keys of the first object, as a header, and the values of each."""
     keys: list[str] = []
-    for line, text in enumerate(read_text(path).split("\n"), start=1):
+    for line, text in enumerate(_lines(path), start=1):
         if not text.strip():
             continue
         try:
@@ -145,19 +174,33 @@ def _parquet(path: Path) -> Table:
             f"{path} is parquet, which is read by the package pyarrow; run pip install "
             "'genodiff[text]'."
         ) from error
-    try:
-        table: Any = parquet.read_table(path)
-    except (ArrowException, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} cannot be read as parquet ({reason}); fetch it again.") from error
-    columns = [
-        # Of a float32, the shortest number that is read as it.
-        map(str, column.to_numpy()) if "float" in str(column.type) else column.to_pylist()
-        for column in table.columns
-    ]
-    rows = ([_spelled(cell) for cell in cells] for cells in zip(*columns, strict=True))
-    header = [name.strip().lower() for name in table.column_names]
-    return Table(path, header, enumerate(rows, start=1), str(path))
+
+    @contextmanager
+    def told() -> Iterator[None]:
+        try:
+            yield
+        except (ArrowException, OSError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"{path} cannot be read as parquet ({reason}); fetch it again."
+            ) from error
+
+    def rows() -> Iterator[list[str]]:
+        with told():
+            for batch in file.iter_batches(batch_size=1024):
+                columns = [
+                    # Of a float32, the shortest number that is read as it.
+                    column.to_numpy(zero_copy_only=False)
+                    if "float" in str(column.type) and not column.null_count
+                    else column.to_pylist()
+                    for column in batch.columns
+                ]
+                yield from ([*map(_spelled, cells)] for cells in zip(*columns, strict=True))
+
+    with told():
+        file: Any = parquet.ParquetFile(path)
+        header = [name.strip().lower() for name in file.schema_arrow.names]
+    return Table(path, header, enumerate(rows(), start=1), str(path))
 
 
 def _spelled(value: Any) -> str:

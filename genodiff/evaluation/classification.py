@@ -1,6 +1,7 @@
 """What a classifier, or a regression, says of labelled sequences."""
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -70,9 +71,10 @@ def predict(
     logits, labels = [], np.zeros(0, np.int64)
     with borrowed(classifier, device) as here:
         for batches in readings:
+            mine = islice(batches, ranks.rank, None, ranks.size)  # one at a time in memory
             parts = [
                 (classifier(batch.tokens.to(here)).double().cpu().numpy(), batch.labels)
-                for batch in ranks.mine(batches)
+                for batch in mine
             ]
             parts = ranks.together(parts)
             if not parts:

@@ -151,6 +151,8 @@ def _fitted(
     from sklearn.linear_model import LogisticRegression, Ridge
 
     of_numbers = are_numbers(train.labels)
+    if not of_numbers and len(np.unique(train.labels)) < 2:
+        return np.full(features[2].shape[0], train.labels[0])  # scikit-learn wants two
     model = LogisticRegression(max_iter=_ITERATIONS, warm_start=True)
     best, told = -np.inf, np.zeros(0)
     for penalty in penalties:

@@ -1,7 +1,7 @@
 """What a network's features say of a class without training the network: a linear probe."""
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -11,6 +11,7 @@ from genodiff.errors import UserError
 
 _PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C, from the strongest penalty down
 _ITERATIONS = 300
+_UNHEARD = 30.0
 
 
 class Features(NamedTuple):
@@ -34,7 +35,7 @@ def linear_probe(train: Features, valid: Features, test: Features) -> Probe:
     most of `valid` right, the strongest of equal ones.
 
     Raises:
-        UserError: scikit-learn is not installed.
+        UserError: scikit-learn is not installed, or all of `train` is of one class.
     """
     try:
         from sklearn.exceptions import ConvergenceWarning
@@ -48,21 +49,32 @@ def linear_probe(train: Features, valid: Features, test: Features) -> Probe:
     x, x_valid, x_test = (
         (f.vectors - mean) / np.where(sd > 0, sd, 1) for f in (train, valid, test)
     )
+    n_classes = 1 + max(int(part.labels.max()) for part in (train, valid, test))
+    if len(np.unique(train.labels)) < 2:
+        raise UserError(
+            "a probe tells classes apart, and all sequences that train it are of one; give more "
+            "sequences, or another split."
+        )
     best, found = -1.0, None
     for penalty in _PENALTIES:
         model = LogisticRegression(C=penalty, max_iter=_ITERATIONS)
         with warnings.catch_warnings():  # an optimum not quite reached is a penalty a bit stronger
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(x, train.labels)
-        logits = _logits(model, x_valid)
+        logits = _logits(model, x_valid, n_classes)
         accuracy = float((logits.argmax(-1) == valid.labels).mean())
         if accuracy > best:
-            best, found = accuracy, Probe(logits, _logits(model, x_test), penalty)
+            best, found = accuracy, Probe(logits, _logits(model, x_test, n_classes), penalty)
     assert found is not None
     return found
 
 
-def _logits(model: object, x: Float[ndarray, "n d"]) -> Float[ndarray, "n c"]:
-    """Of every class, also where scikit-learn gives one number for two."""
-    scores: ndarray = model.decision_function(x)  # pyright: ignore[reportAttributeAccessIssue]
-    return scores if scores.ndim == 2 else np.stack([-scores / 2, scores / 2], -1)
+def _logits(model: Any, x: Float[ndarray, "n d"], n_classes: int) -> Float[ndarray, "n c"]:
+    """Of every class, also where scikit-learn gives one number for two, and far below the others
+    for a class that training has none of."""
+    scores: ndarray = model.decision_function(x)
+    if scores.ndim == 1:
+        scores = np.stack([-scores / 2, scores / 2], -1)
+    logits = np.full((len(x), n_classes), scores.min(initial=0.0) - _UNHEARD)
+    logits[:, model.classes_] = scores
+    return logits

@@ -165,6 +165,22 @@ def score_results(
     }
 
 
+def headline(found: Mapping[str, Any]) -> str:
+    """What a person reads first."""
+    text = f"{found['task']}, {found['model']}: {found['figure']} {found['mean']:.4f}"
+    if found["confidence_95"] is not None:
+        low, high = found["confidence_95"]
+        text += f" (95 % {low:.4f} to {high:.4f} over {len(found['folds'])} runs)"
+    if found["deduplicated"] is not None:
+        text += f", {found['deduplicated']['mean']:.4f} on test items without a copy in training"
+    baselines = [
+        f"{name} {row[found['metric']]:.4f}"
+        for name, row in found["baselines"].items()
+        if row is not None
+    ]
+    return f"{text}; baselines: {', '.join(baselines)}"
+
+
 def compare_scores(
     a: Sequence[Run], b: Sequence[Run], protocol: Protocol, figure: Figure = ACCURACY
 ) -> PairedTest:
@@ -177,21 +193,9 @@ def compare_scores(
     Raises:
         UserError: the runs are not of the same folds, seeds and items.
     """
-    first, second = ({(run.fold, run.seed): run for run in runs} for runs in (a, b))
-    if not first or first.keys() != second.keys():
-        raise UserError(
-            f"runs of (fold, seed) {sorted(first)} and {sorted(second)} cannot be paired; run "
-            "both models on the same folds and seeds."
-        )
     pairs = [
-        (first[key].among(figure.where), second[key].among(figure.where)) for key in sorted(first)
+        (one.among(figure.where), other.among(figure.where)) for one, other in paired_runs(a, b)
     ]
-    for one, other in pairs:
-        if not np.array_equal(one.items, other.items):
-            raise UserError(
-                f"fold {one.fold}, seed {one.seed}: the models were tested on different items; "
-                "use the same data for both."
-            )
     differences = [one.score(figure.metric) - other.score(figure.metric) for one, other in pairs]
     ratio = _test_to_train(protocol, a)
     over_runs = spread(differences, test_to_train=ratio)
@@ -207,6 +211,28 @@ def compare_scores(
         only_b,
         mcnemar(only_a, only_b),
     )
+
+
+def paired_runs(a: Sequence[Run], b: Sequence[Run]) -> list[tuple[Run, Run]]:
+    """The runs of two models on the same folds, in their order.
+
+    Raises:
+        UserError: the runs are not of the same folds, seeds and items.
+    """
+    first, second = ({(run.fold, run.seed): run for run in runs} for runs in (a, b))
+    if not first or first.keys() != second.keys():
+        raise UserError(
+            f"runs of (fold, seed) {sorted(first)} and {sorted(second)} cannot be paired; run "
+            "both models on the same folds and seeds."
+        )
+    pairs = [(first[key], second[key]) for key in sorted(first)]
+    for one, other in pairs:
+        if not np.array_equal(one.items, other.items):
+            raise UserError(
+                f"fold {one.fold}, seed {one.seed}: the models were tested on different items; "
+                "use the same data for both."
+            )
+    return pairs
 
 
 def paired_t(differences: Sequence[float], *, test_to_train: float = 0.0) -> float:

@@ -36,7 +36,7 @@ keys:
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -51,19 +51,19 @@ from genodiff.data import (
     GENOMIC_BENCHMARKS,
     ClassificationTask,
     LabelledSequences,
-    LabelledWindows,
     SequenceData,
 )
 from genodiff.data.folds import paper_split
-from genodiff.data.labelled import frame_length
+from genodiff.data.labelled import frame_length, texts_of
 from genodiff.errors import UserError
 from genodiff.evaluation import METRICS, Figure, Predictions, predict
 from genodiff.evaluation.probe import Features, linear_probe
 from genodiff.files import atomic_path, write_text
 from genodiff.ranks import Ranks, is_first
 from genodiff.tasks.build import Node, build, build_data, told_by, with_absolute_paths
+from genodiff.tasks.classifiers import Reading, describe_classifier, new_classifier, with_head
 from genodiff.tasks.launch import user_overrides
-from genodiff.tasks.model import description_of, load_model, require_tokens
+from genodiff.tasks.model import description_of, load_averaged, load_model, require_tokens
 from genodiff.tasks.train import TRAINED, outside_troubles
 from genodiff.training import (
     Classification,
@@ -109,7 +109,8 @@ class Tested(NamedTuple):
 
 def run_classifier(run: Path, parts: "Parts", device: torch.device) -> Tested | None:
     """Trains in the folder `run`, or goes on there, and tests; None if a signal stopped it."""
-    with outside_troubles(run, "the same command, or genodiff finetune"):
+    alone = "split_seed" in parts.config  # and not one of a cross-validation
+    with outside_troubles(run, f"genodiff finetune resume={run}" if alone else "the same command"):
         if is_first():
             write_text(run / "config.yaml", yaml.safe_dump(parts.config, sort_keys=False))
         found = parts.probed(device) if parts.config["probe"] else _trained(run, parts, device)
@@ -135,6 +136,9 @@ class Found(NamedTuple):
 def _trained(run: Path, parts: "Parts", device: torch.device) -> Found | None:
     """By training, from the last checkpoint on if there is one; None if a signal stopped it."""
     newest = newest_checkpoint(run / "checkpoints")
+    if newest is not None:
+        known = read_checkpoint(newest.path)["genodiff"].get("data")
+        require_same_data(run, known, parts.module.description["data"])
     fitted = fit(
         parts.module,
         parts.data.train_loader,
@@ -147,10 +151,12 @@ def _trained(run: Path, parts: "Parts", device: torch.device) -> Found | None:
     )
     if fitted.interrupted:
         return None
+    # Built anew: the one that was trained may lie in shares on several devices.
     best = read_checkpoint(run / "checkpoints" / "best.ckpt")
-    parts.module.load_state_dict(best["state_dict"])
+    model = new_classifier(parts.module.description)
+    load_averaged(model, best, f"{run} has a best.ckpt that is not its own")
     valid, test = (
-        predict(parts.module.model, parts.readings(part), device=device)
+        predict(model.to(device), parts.reading.readings(part))
         for part in (parts.split.valid, parts.split.test)
     )
     steps = {"step": int(best["global_step"]), "max_steps": parts.plan.max_steps}
@@ -171,17 +177,13 @@ class Parts:
         for key in ("batch_size", "epochs"):
             if config[key] < 1:
                 raise UserError(f"{key}={config[key]} must be at least 1; use e.g. 10.")
+        if not 0 <= config["seed"] < 2**63:
+            raise UserError(f"seed={config['seed']} is out of range; give 0 to 2^63 - 1.")
         torch.manual_seed(config["seed"])
         self.length = length_of(config["length"], task)
-        network = network_of(config, task)
-        context = {
-            "network": network,
-            "vocab_size": task.tokenizer.vocab_size,
-            "n_classes": len(task.classes) or 1,
-            "length": self.length + config["append_sep"],
-            "pad_id": None if config["pool_padding"] else task.tokenizer.pad_id,
-        }
-        model: nn.Module = build(config["head"], where="head", **context)
+        network, backbone = network_of(config, task)
+        n_classes = len(task.classes)
+        model = with_head(network, config, task.tokenizer, n_classes=n_classes, length=self.length)
         if config["probe"]:
             _refuse_training(network, task)
         limit = None if network is None else network.max_length
@@ -192,8 +194,12 @@ class Parts:
             )
         self.strands = strands_of(config["strands"], network, task)
         self.config, self.task, self.split = dict(config), task, split
+        self.reading = Reading(
+            *(task.tokenizer, self.length, self.strands, config["pad"], config["append_sep"]),
+            *(config["batch_size"], config["seed"]),
+        )
         self.data = SequenceData(
-            self._windows(split.train, "random" if self.strands != "given" else "+"),
+            self.reading.windows(split.train, "random" if self.strands != "given" else "+"),
             None,
             None,
             task.tokenizer,
@@ -220,12 +226,14 @@ class Parts:
             gradient_clip=self.plan.gradient_clip,
             ema_decay=self.plan.ema_decay,
             seed=config["seed"],
-            description={
-                "classifier": dict(config),
-                "classes": list(task.classes),
-                "length": self.length,
-                "version": __version__,
-            },
+            description=describe_classifier(
+                config,
+                self.reading,
+                task.classes,
+                backbone,
+                texts=len(texts_of(task.train[0], task.tokenizer)),
+            )
+            | {"data": describe_data(task, split)},
         )
 
     def fit_to(self, device: torch.device) -> None:
@@ -234,24 +242,9 @@ class Parts:
         if self.plan.compile:
             compile_blocks(self.module.model, device)
 
-    def readings(self, sequences: LabelledSequences) -> list[Any]:
-        """Loaders of the strands whose logits are averaged."""
-        strands: Sequence[Literal["+", "-"]] = ("+", "-") if self.strands == "conjoin" else ("+",)
-        return [
-            SequenceData(
-                None,
-                None,
-                self._windows(sequences, strand),
-                self.task.tokenizer,
-                length=self.length,
-                batch_size=self.config["batch_size"],
-            ).eval_loader("test")
-            for strand in strands
-        ]
-
     def score(self, model: nn.Module, ranks: Ranks) -> Score:
         """Of the validation part: of classes the accuracy counts, of numbers the squared error."""
-        found = predict(model, self.readings(self.split.valid), ranks=ranks)
+        found = predict(model, self.reading.readings(self.split.valid), ranks=ranks)
         error = found.nats.std() / len(found.nats) ** 0.5
         accuracy = found.accuracy if self.task.classes else None
         return Score(float(found.nats.mean()), float(error), accuracy)
@@ -261,7 +254,7 @@ class Parts:
         classifier = self.module.model
         assert isinstance(classifier, SequenceClassifier)  # by __init__
         parts = [
-            Features(*predict(_Features(classifier), self.readings(part), device=device))
+            Features(*predict(_Features(classifier), self.reading.readings(part), device=device))
             for part in self.split
         ]
         probe = linear_probe(*parts)
@@ -270,33 +263,6 @@ class Parts:
             for logits, part in zip((probe.valid, probe.test), parts[1:], strict=True)
         )
         return Found(valid, test, {"penalty": probe.penalty})
-
-    def describe(self) -> dict[str, Any]:
-        """Where the data come from, and how much there is of each part and class."""
-        classes = self.task.classes
-
-        def counted(sequences: LabelledSequences) -> dict[str, Any]:
-            if not classes:
-                return {"sequences": len(sequences), "mean_label": float(sequences.labels.mean())}
-            counts = np.bincount(sequences.labels, minlength=len(classes)).tolist()
-            by_class = dict(zip(classes, counts, strict=True))
-            return {"sequences": len(sequences), "of_each_class": by_class}
-
-        parts = {name: counted(part) for name, part in self.split._asdict().items()}
-        return {**self.task.source, "parts": parts}
-
-    def _windows(
-        self, sequences: LabelledSequences, strand: Literal["+", "-", "random"]
-    ) -> LabelledWindows:
-        return LabelledWindows(
-            sequences,
-            self.task.tokenizer,
-            self.length,
-            pad=self.config["pad"],
-            strand=strand,
-            append_sep=self.config["append_sep"],
-            seed=self.config["seed"],
-        )
 
 
 def _refuse_training(network: Backbone | None, task: ClassificationTask) -> None:
@@ -341,9 +307,17 @@ def figures_of(task: ClassificationTask) -> list[Figure]:
     ]
 
 
-def network_of(config: Mapping[str, Any], task: ClassificationTask) -> Backbone | None:
-    """The network of `checkpoint`, or a new one from `backbone`; None for a classifier that is a
-    network of its own. Raises UserError if none or two are given, or it reads other tokens."""
+class Network(NamedTuple):
+    """A network with the config node that builds it; both None for a classifier that is a network
+    of its own."""
+
+    network: Backbone | None
+    node: Node | None
+
+
+def network_of(config: Mapping[str, Any], task: ClassificationTask) -> Network:
+    """The network of `checkpoint`, or a new one from `backbone`. Raises UserError if none or two
+    are given, or it reads other tokens."""
     checkpoint, backbone = config["checkpoint"], config["backbone"]
     pooled = config["head"]["_target_"].endswith(f".{SequenceClassifier.__name__}")
     given = (checkpoint is not None) + (backbone != TRAINED)
@@ -352,17 +326,17 @@ def network_of(config: Mapping[str, Any], task: ClassificationTask) -> Backbone 
             raise UserError(
                 "this head= is a network of its own; leave checkpoint= and backbone= out."
             )
-        return None
+        return Network(None, None)
     if given != 1:
         raise UserError(
             "give checkpoint= for a trained network, or backbone= for a new one: one of them."
         )
     tokenizer = task.tokenizer
     if checkpoint is None:
-        return build(backbone, where="backbone", **told_by(tokenizer))
+        return Network(build(backbone, where="backbone", **told_by(tokenizer)), backbone)
     model = load_model(Path(checkpoint), torch.device("cpu"))
     require_tokens(model, tokenizer, f"checkpoint={checkpoint}")
-    return model.network
+    return Network(model.network, model.description["backbone"])
 
 
 def length_of(asked: int | None, task: ClassificationTask) -> int:
@@ -412,6 +386,31 @@ def held_out(task: ClassificationTask, seed: int) -> Split:
     return Split(task.train.take(part.train), task.train.take(part.valid), task.test)
 
 
+def describe_data(task: ClassificationTask, split: Split) -> dict[str, Any]:
+    """Where the data come from, and how much there is of each part and class, as plain JSON."""
+
+    def counted(sequences: LabelledSequences) -> dict[str, Any]:
+        if not task.classes:
+            return {"sequences": len(sequences), "mean_label": float(sequences.labels.mean())}
+        counts = np.bincount(sequences.labels, minlength=len(task.classes)).tolist()
+        by_class = dict(zip(task.classes, counts, strict=True))
+        return {"sequences": len(sequences), "of_each_class": by_class}
+
+    parts = {name: counted(part) for name, part in split._asdict().items()}
+    return json.loads(json.dumps({**task.source, "parts": parts}))
+
+
+def require_same_data(run: Path, known: Mapping[str, Any] | None, data: Mapping[str, Any]) -> None:
+    """Raises UserError if what the run in the folder `run` was begun with, if that is known, are
+    other data."""
+    if known is not None and known != data:
+        key = next(key for key in {**known, **data} if known.get(key) != data.get(key))
+        raise UserError(
+            f"{run} was begun with other data: {key} was {known.get(key)} and is {data.get(key)}; "
+            "use another out=, or the data as they were."
+        )
+
+
 def require_same(run: Path, config: Mapping[str, Any]) -> None:
     """Raises UserError if the folder `run` is of a run with another config."""
     path = run / "config.yaml"
@@ -450,7 +449,7 @@ def _metrics(parts: Parts, found: Found) -> dict[str, Any]:
         "length": parts.length,
         "strands": parts.strands,
         "parameters": sum(p.numel() for p in parts.module.model.parameters()),
-        "data": parts.describe(),
+        "data": parts.module.description["data"],
         "version": __version__,
     }
 

@@ -26,9 +26,11 @@ from genodiff.tasks.classifying import (
     Parts,
     Split,
     Tested,
+    describe_data,
     held_out,
     read_run,
     require_same,
+    require_same_data,
     run_classifier,
 )
 
@@ -92,7 +94,13 @@ def runs_of(
     out: Path, folds: Sequence[Fold], config: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]
 ) -> list[Run]:
     """Every fold with every choice of the grid; `grid` has lists of values by key of the config,
-    such as `optimizer.lr`. Raises UserError for a key that the config lacks."""
+    such as `optimizer.lr`. Raises UserError for a key that the config lacks, and for what is no
+    list of values."""
+    for key, values in grid.items():
+        if not isinstance(values, Sequence) or isinstance(values, str) or not values:
+            raise UserError(
+                f"grid={{{key}:{values}}} has no values to choose from; give {key}:[..]."
+            )
     choices = [
         dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
     ]
@@ -110,10 +118,29 @@ def runs_of(
     return runs
 
 
+def check(runs: Sequence[Run], task: ClassificationTask, device: torch.device) -> None:
+    """Builds every choice of the first fold. Raises UserError for what cannot be, before anything
+    is written."""
+    for run in runs:
+        if run.fold.number != runs[0].fold.number:
+            continue
+        parts = Parts(run.config, task, run.fold.split)
+        parts.fit_to(device)
+        if parts.plan.processes(device).total > 1:
+            raise UserError(
+                f"trainer.devices={parts.plan.devices}: a run of a cross-validation is of one "
+                "device; leave it out, and start the same command once for each device."
+            )
+
+
 def do(runs: Sequence[Run], task: ClassificationTask, device: torch.device) -> bool:
-    """Does the runs that nobody else does, and waits for those; False if a signal stopped it."""
+    """Does the runs that nobody else does, and waits for those; False if a signal stopped it.
+    Raises UserError if one of them was begun with another config or other data."""
     for run in runs:
         require_same(run.folder, run.config)
+        if (run.folder / "metrics.json").is_file():
+            known = read_run(run.folder).metrics["data"]
+            require_same_data(run.folder, known, describe_data(task, run.fold.split))
     waiting = list(runs)
     while waiting:
         elsewhere = []
@@ -178,11 +205,13 @@ def _joined(a: LabelledSequences, b: LabelledSequences) -> LabelledSequences:
 
 def _put(config: dict[str, Any], key: str, value: Any) -> None:
     """Sets `config[a][b]` for the key a.b."""
+    if key.split(".")[0] in ("data", "seed"):
+        raise UserError(f"grid has {key}, and all runs of a grid are of the same data and seeds.")
     *path, last = key.split(".")
     node: Any = config
     for part in path:
         node = node.get(part) if isinstance(node, dict) else None
-    if not isinstance(node, dict) or last not in node or last in ("data", "seed"):
+    if not isinstance(node, dict) or last not in node:
         raise UserError(
             f"grid has {key}, which is none of the keys of a run; use e.g. optimizer.lr or "
             "batch_size."

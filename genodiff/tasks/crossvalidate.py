@@ -31,38 +31,27 @@ keys:
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Shaped
 
 from genodiff import __version__
-from genodiff.data import ClassificationTask
-from genodiff.data.interval_matches import interval_matches
-from genodiff.data.labelled import frame_length, texts_of
-from genodiff.data.near_duplicates import matches, matches_within
 from genodiff.errors import UserError
 from genodiff.evaluation import (
-    Audit,
     Figure,
     Run,
-    audit_task,
     compare_scores,
     holm,
-    kmer_logistic,
-    length_only,
-    majority,
     score_results,
-    word_logistic,
 )
 from genodiff.evaluation.score_table import score_page, score_picture, score_report
-from genodiff.evaluation.scores import ACCURACY
-from genodiff.files import atomic_path, claim_folder, write_text
+from genodiff.evaluation.scores import ACCURACY, headline, paired_runs
+from genodiff.files import atomic_path, claim_folder, discard, unclaimed, write_text
 from genodiff.tasks.build import Node, select_device
 from genodiff.tasks.classifying import (
-    Parts,
     StrandUse,
     figures_of,
     length_of,
@@ -73,14 +62,19 @@ from genodiff.tasks.cross_validation import (
     Chosen,
     Fold,
     Protocol,
+    check,
     chosen,
     do,
     folds_of,
     runs_of,
 )
+from genodiff.tasks.facts import facts_of
 from genodiff.tasks.launch import command_line, launch
 
 log = logging.getLogger(__name__)
+
+_FOLD = re.compile("fold_[0-9]+")
+_RESULTS = ("results.json", "results.md", "results.html", "results.svg", "items.npz")
 
 
 def main(
@@ -122,15 +116,16 @@ def main(
     parts = folds_of(task, protocol, folds, seed)
     runs = runs_of(folder, parts, config, grid or {})
     chosen_device = select_device(device)
+    model = name or (Path(checkpoint).name if checkpoint else _called(head, backbone))
     # What cannot be is found before anything is written.
-    Parts(runs[0].config, task, runs[0].fold.split).fit_to(chosen_device)
+    check(runs, task, chosen_device)
+    _require_comparable(others, task.name, model, protocol, parts)
     _begin(folder, overwrite=overwrite)
     if not do(runs, task, chosen_device):
         log.info("stopped; the same command goes on with it.")
         return 130
     picked = chosen(runs, protocol, task.metrics[0])
-    facts = _facts(task, parts, protocol, length_of(length, task), kmer_baseline)
-    model = name or (Path(checkpoint).name if checkpoint else _called(head, backbone))
+    facts = facts_of(task, parts, protocol, length_of(length, task), kmer_baseline)
     mine = Scores(
         {
             **score_results(
@@ -162,14 +157,6 @@ class Scores(NamedTuple):
 
     results: dict[str, Any]
     runs: list[Run]
-
-
-class Facts(NamedTuple):
-    """What is known of a task without any network; arrays are of the items that folds test."""
-
-    audit: Audit
-    unseen: Bool[np.ndarray, "n"]
-    baselines: dict[str, Shaped[np.ndarray, "n"] | None]
 
 
 def read(folder: Path) -> Scores:
@@ -208,9 +195,8 @@ def paired_tests(mine: Scores, others: Sequence[Scores], figure: Figure = ACCURA
     protocol = mine.results["protocol"]
     same = [
         other
-        for other in others
-        if all(other.results[key] == mine.results[key] for key in ("task", "protocol"))
-        and other.results.get("figure", ACCURACY.name) == figure.name
+        for other in _alike(others, mine.results["task"], protocol)
+        if other.results.get("figure", ACCURACY.name) == figure.name
     ]
     found = [compare_scores(mine.runs, other.runs, protocol, figure) for other in same]
     over_runs = holm([test.p_runs for test in found if test.p_runs is not None])
@@ -230,74 +216,57 @@ def paired_tests(mine: Scores, others: Sequence[Scores], figure: Figure = ACCURA
     return lines
 
 
-def headline(found: Mapping[str, Any]) -> str:
-    """What a person reads first."""
-    text = f"{found['task']}, {found['model']}: {found['figure']} {found['mean']:.4f}"
-    if found["confidence_95"] is not None:
-        low, high = found["confidence_95"]
-        text += f" (95 % {low:.4f} to {high:.4f} over {len(found['folds'])} runs)"
-    if found["deduplicated"] is not None:
-        text += f", {found['deduplicated']['mean']:.4f} on test items without a copy in training"
-    baselines = [
-        f"{name} {row[found['metric']]:.4f}"
-        for name, row in found["baselines"].items()
-        if row is not None
-    ]
-    return f"{text}; baselines: {', '.join(baselines)}"
-
-
 def _begin(folder: Path, *, overwrite: bool) -> None:
-    """Claims the folder of a new cross-validation; one that is begun is gone on with."""
-    if any(folder.glob("fold_*")) and not overwrite:
-        return
-    try:
-        claim_folder(folder, overwrite=overwrite)
-    except UserError:
-        if overwrite or not any(folder.glob("fold_*")):
-            raise  # else another process has begun it just now
+    """Claims the folder of a new cross-validation; one that is begun is gone on with or, if it is
+    to be overwritten, emptied. Raises UserError while another process works in it then."""
+    begun = [path for path in folder.glob("fold_*") if _FOLD.fullmatch(path.name)]
+    if not begun:
+        try:
+            claim_folder(folder, overwrite=overwrite)
+        except UserError:
+            if overwrite or not any(folder.glob("fold_*")):
+                raise  # else another process has begun it just now
+    elif overwrite:
+        for lock in folder.glob("fold_*/**/lock"):
+            with unclaimed(lock) as is_free:
+                if not is_free:
+                    raise UserError(
+                        f"another process works in {lock.parent}; wait until it has ended, or "
+                        "stop it."
+                    )
+        for path in (*begun, *(folder / name for name in _RESULTS)):
+            discard(path)
 
 
-def _facts(
-    task: ClassificationTask, folds: Sequence[Fold], protocol: Protocol, length: int, words: bool
-) -> Facts:
-    length -= frame_length(task.tokenizer)
-    is_dna = hasattr(task.tokenizer, "complement")
-    audited = audit_task(
-        task.train,
-        task.test,
-        task.valid,
-        classes=task.classes,
-        copies=matches(task.train, task.test, task.tokenizer),
-        train_copies=matches_within(task.train, task.tokenizer),
-        intervals=interval_matches(task.train, task.test),
-        length=length,
-        has_strands=is_dna,
-    )
-    n = 1 + max(int(fold.items.max()) for fold in folds)
-    # Folds keep near copies together: what one tests, it has not trained with.
-    unseen = audited.unseen if protocol == "paper" else np.ones(n, bool)
-    of_classes = bool(task.classes)
-    by_words = f"{'kmer' if is_dna else 'word'}_{'logistic' if of_classes else 'ridge'}"
-    told: dict[str, Shaped[np.ndarray, n]] = {}
-    for fold in folds if protocol == "kfold" else folds[:1]:  # the test set is one and the same
-        train, valid, test = fold.split
-        found = {
-            "majority" if of_classes else "mean": majority(train, test),
-            "length_only": length_only(train, test, length=length),
-        }
-        if words and is_dna:
-            bases = task.tokenizer.data_ids[:4]
-            found[by_words] = kmer_logistic(train, valid, test, data_ids=bases)
-        elif words:
-            found[by_words] = word_logistic(train, valid, test, texts=_texts(task))
-        for name, labels in found.items():
-            told.setdefault(name, np.zeros(n, labels.dtype))[fold.items] = labels
-    return Facts(audited, unseen, {"kmer_logistic": None, **told})
+def _require_comparable(
+    others: Sequence["Scores"],
+    task: str,
+    model: str,
+    protocol: Protocol,
+    folds: Sequence[Fold],
+) -> None:
+    """Raises UserError if a table cannot hold all of them, or those of the same task and protocol
+    are not of the same folds."""
+    keys = [(other.results["task"], other.results["model"]) for other in others]
+    for key in ((task, model), *keys):
+        if [(task, model), *keys].count(key) > 1:
+            raise UserError(
+                f"two results of {key[1]} on {key[0]}, with against=; tell the models apart by "
+                "name=, or leave one out."
+            )
+    mine = [
+        Run(f.number, f.seed, len(f.split.train), f.items, labels, labels)
+        for f in folds
+        for labels in [f.split.test.labels]
+    ]
+    for other in _alike(others, task, protocol):
+        paired_runs(mine, other.runs)
 
 
-def _texts(task: ClassificationTask) -> Callable[[np.ndarray], list[str]]:
-    """The texts of a row of ids."""
-    return lambda ids: [*map(task.tokenizer.decode, texts_of(ids, task.tokenizer))]
+def _alike(others: Sequence["Scores"], task: str, protocol: str) -> list["Scores"]:
+    """Those of the same task and protocol."""
+    wanted = {"task": task, "protocol": protocol}
+    return [other for other in others if wanted.items() <= other.results.items()]
 
 
 def _run(each: Chosen) -> Run:

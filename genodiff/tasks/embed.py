@@ -43,24 +43,15 @@ one whole sequence are held in memory.
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
 
 from genodiff import __version__
-from genodiff.data import (
-    DnaTokenizer,
-    Genome,
-    Region,
-    SequenceRecord,
-    file_sha256,
-    read_fasta,
-    read_regions,
-)
+from genodiff.data import DnaTokenizer, read_fasta
 from genodiff.data.tokenizer import N_ID, UNK_ID
 from genodiff.diffusion import PlaidModel
 from genodiff.errors import UserError
@@ -73,6 +64,7 @@ from genodiff.tasks.build import select_device
 from genodiff.tasks.draw import weights_sha256
 from genodiff.tasks.launch import launch
 from genodiff.tasks.model import Model, load_model
+from genodiff.tasks.sequence_input import Item, sequence_input
 from genodiff.tasks.sharing import sharing
 from genodiff.tasks.vector_files import (
     Stored,
@@ -86,13 +78,6 @@ log = logging.getLogger(__name__)
 
 PART_SEQUENCES, PART_BASES = 1024, 1 << 17
 """A part is complete when it has so many of either."""
-
-
-class Item(NamedTuple):
-    """A sequence to be embedded: what is told of it in the file, by column, and its tokens."""
-
-    about: dict[str, str | int]
-    tokens: UInt8[np.ndarray, " l"]
 
 
 def main(
@@ -116,7 +101,9 @@ def main(
     asked = dict(locals())
     target = _claim(out, overwrite=overwrite)
     chosen = select_device(device)
-    items, sources = _opened(sequences, genome, regions, cache_dir)
+    items, sources = sequence_input(
+        *(sequences, genome, regions, cache_dir), name="ids", read=_records
+    )
     model = load_model(Path(checkpoint), torch.device("cpu"))
     _require_dna(model, checkpoint)
     chunk, overlap = chunking(model.network, chunk, overlap)
@@ -183,41 +170,11 @@ def _claim(out: str, *, overwrite: bool) -> Path:
     return claim_outputs(path, path.with_suffix(".json"), overwrite=overwrite)
 
 
-def _opened(
-    sequences: str | None, genome: str | None, regions: str | None, cache_dir: str | None
-) -> tuple[Callable[[], Iterator[Item]], dict[str, str]]:
-    """What reads the items, and the checksums of the files they are in."""
-    given = [name for name, value in (("genome", genome), ("regions", regions)) if value]
-    if (sequences is None) == (not given):
-        raise UserError(
-            "give sequences=FASTA, or genome=FASTA and regions=BED: one of them"
-            + (f", and not {' and '.join(given)} beside sequences." if given else ".")
-        )
-    if sequences is not None:
-        next(read_fasta(sequences))  # raises for what is no FASTA, before any work
-        digest = {"sequences_sha256": file_sha256(Path(sequences))}
-        return lambda: map(_record, read_fasta(sequences)), digest
-    if genome is None or regions is None:
-        missing = "regions=BED" if regions is None else "genome=FASTA"
-        raise UserError(f"{given[0]}= is given without {missing}; give both.")
-    source = Genome(genome, cache_dir=cache_dir)
-    rows = read_regions(regions, source.lengths)
-    digests = {"genome_sha256": source.sha256, "regions_sha256": file_sha256(Path(regions))}
-    return lambda: (_region(source, row) for row in rows), digests
-
-
-def _record(record: SequenceRecord) -> Item:
-    tokens = DnaTokenizer().encode(record.letters).astype(np.uint8)
-    tokens[tokens == UNK_ID] = N_ID  # R, Y, ..., as a genome's
-    return Item({"ids": record.name}, tokens)
-
-
-def _region(genome: Genome, region: Region) -> Item:
-    tokens = genome.fetch(region.chrom, region.start, region.end)
-    if region.strand == "-":
-        tokens = np.array(DnaTokenizer.complement, np.uint8)[tokens][::-1].copy()
-    place = {name: getattr(region, name) for name in ("chrom", "start", "end", "strand")}
-    return Item({"ids": region.name, **place}, tokens)
+def _records(path: str) -> Iterator[Item]:
+    for record in read_fasta(path):
+        tokens = DnaTokenizer().encode(record.letters).astype(np.uint8)
+        tokens[tokens == UNK_ID] = N_ID  # R, Y, ..., as a genome's
+        yield Item({"ids": record.name}, tokens)
 
 
 def _require_dna(model: Model, checkpoint: str) -> None:

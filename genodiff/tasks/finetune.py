@@ -8,7 +8,9 @@ example:
 
 keys:
   out=RUN             folder for config.yaml, manifest.json, metrics.csv, checkpoints and, at the
-                      end, metrics.json (test scores) and predictions.npz (logits, labels)
+                      end, metrics.json (test scores), predictions.npz (logits, labels) and
+                      audit.json: copies between training and test, the score without them, and
+                      what the majority and the length alone tell
   resume=RUN          go on with an interrupted run: its own config, nothing else to give
   split_seed=         of the 10 % of the training sequences that choose the weights (1), where the
                       data have no validation split of their own
@@ -21,20 +23,30 @@ import logging
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import yaml
 
+from genodiff.data import ClassificationTask
 from genodiff.errors import UserError
+from genodiff.evaluation import Run as ScoredRun
+from genodiff.evaluation import score_results
+from genodiff.evaluation.scores import headline
 from genodiff.files import claim_folder, write_text
 from genodiff.ranks import is_first
 from genodiff.tasks.build import Node, select_device
 from genodiff.tasks.classifying import (
     Parts,
+    Split,
     StrandUse,
+    Tested,
+    figures_of,
     held_out,
     plain_config,
     run_classifier,
     task_of,
 )
+from genodiff.tasks.cross_validation import Fold
+from genodiff.tasks.facts import facts_of
 from genodiff.tasks.launch import launch, user_overrides
 from genodiff.tasks.provenance import provenance
 
@@ -79,13 +91,17 @@ def main(
         config = {**plain_config(asked), "split_seed": split_seed}
     task = task_of(config)
     chosen = select_device(device)
-    parts = Parts(config, task, held_out(task, config["split_seed"]))
+    split = held_out(task, config["split_seed"])
+    parts = Parts(config, task, split)
     parts.fit_to(chosen)
     if resume is None and is_first():
         claim_folder(run, overwrite=overwrite)
         parameters = sum(p.numel() for p in parts.module.parameters())
         manifest = provenance(
-            seed=seed, device=chosen, parameters=parameters, data=parts.describe()
+            seed=seed,
+            device=chosen,
+            parameters=parameters,
+            data=parts.module.description["data"],
         )
         write_text(run / "manifest.json", json.dumps(manifest, indent=2) + "\n")
     tested = run_classifier(run, parts, chosen)
@@ -93,6 +109,7 @@ def main(
         log.info("stopped; go on with: genodiff finetune resume=%s", run)
         return 130
     if is_first():
+        _audit(run, task, split, tested, parts)
         metric, found = task.metrics[0], tested.metrics
         log.info(
             "%s: test %s %.4f of %d sequences; validation %.4f of %d, which chose.",
@@ -100,6 +117,27 @@ def main(
             *(found[f"valid_{metric}"], found["n_valid"]),
         )
     return 0
+
+
+def _audit(
+    run: Path, task: ClassificationTask, split: Split, tested: Tested, parts: Parts
+) -> None:
+    """Says and writes what stands beside the score."""
+    fold = Fold(1, parts.config["seed"], split, np.arange(len(task.test)))
+    facts = facts_of(task, [fold], "paper", parts.length, words=False)
+    told, labels = tested.predictions.told, tested.predictions.labels
+    results = score_results(
+        *(task.name, run.name, "paper"),
+        [ScoredRun(1, fold.seed, len(split.train), fold.items, told, labels)],
+        unseen=facts.unseen,
+        baselines=facts.baselines,
+        leakage=facts.audit.summary(),
+        figures=figures_of(task),
+    )
+    kept = {key: results[key] for key in ("deduplicated", "baselines", "leakage")}
+    write_text(run / "audit.json", json.dumps(kept, indent=2) + "\n")
+    for line in (*facts.audit.lines(), headline(results)):
+        log.info("%s", line)
 
 
 def _resumed(run: Path) -> dict[str, Any]:
@@ -111,7 +149,17 @@ def _resumed(run: Path) -> dict[str, Any]:
         )
     if not (run / "config.yaml").is_file():
         raise UserError(f"resume={run} is not a run folder (no config.yaml in it).")
-    return yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    config = yaml.safe_load((run / "config.yaml").read_text(encoding="utf-8"))
+    if "head" not in config:
+        raise UserError(
+            f"resume={run} is no classifier's run; go on with it by genodiff train resume={run}."
+        )
+    if "split_seed" not in config:
+        raise UserError(
+            f"resume={run} is a run of a cross-validation, whose own command goes on with it: "
+            "give that again."
+        )
+    return config
 
 
 if __name__ == "__main__":

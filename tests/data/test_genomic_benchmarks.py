@@ -164,6 +164,12 @@ def test_each_class_may_have_a_genome_of_its_own(tmp_path: Path) -> None:
         text for label, text in EXPECTED["train"] if label == "positive"
     ]
     assert read[0] == ("negative", GENOME["2"][::-1])
+    # chr1 of the one is not that of the other, so that nothing of it is shared
+    chroms: dict[int, set[str]] = {0: set(), 1: set()}
+    for region, label in zip(task.train.regions or (), task.train.labels.tolist(), strict=True):
+        assert region.chrom[:8] in ("chr1 of ", "chr2 of ", "chrX of ")
+        chroms[label].add(region.chrom)
+    assert chroms[0] and chroms[1] and not chroms[0] & chroms[1]
     with pytest.raises(UserError, match=r"data.fasta= names human, and toy has the classes neg"):
         genomic_benchmarks_task(
             NAME, tmp_path, intervals=intervals, fasta={"human": fasta["negative"]}

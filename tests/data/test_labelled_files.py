@@ -81,6 +81,14 @@ def test_every_format_says_the_same(name: str, tmp_path: Path) -> None:
     assert task.source["files"]["test"]["path"] == str(path)
 
 
+def test_a_cell_of_csv_has_any_length(tmp_path: Path) -> None:
+    rows = (("ACGT" * 50_000, "0"), ("A", "1"))
+    assert read(tmp_path, csv(*rows)).train.lengths.tolist() == [200_000, 1]
+    import csv as module
+
+    assert module.field_size_limit() == 131_072  # as it was
+
+
 def test_a_folder_is_named_once(tmp_path: Path) -> None:
     tf_0 = folder(tmp_path / "tf_0")
     write(tf_0 / "train.csv.gz", csv(*TRAIN))

@@ -178,6 +178,13 @@ def test_every_table_of_text_says_the_same(bert: Path, tmp_path: Path, suffix: s
     assert [tuple(map(task.tokenizer.decode, part)) for part in parts] == list(PAIRS)
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_label_that_is_missing_is_no_class(bert: Path, tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"a{suffix}", [*NUMBERS, {**NUMBERS[0], "label": None}])
+    with pytest.raises(UserError, match="the label is empty; give one, or remove the row"):
+        labelled_task(path, path, tokenizer=str(bert))
+
+
 @pytest.mark.parametrize("suffix", [".tsv", ".jsonl", ".parquet"])
 def test_labels_may_be_numbers(bert: Path, tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a{suffix}", NUMBERS)

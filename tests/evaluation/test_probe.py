@@ -31,6 +31,19 @@ def test_labels_that_mean_nothing_are_chance() -> None:
     assert abs(accuracy - 0.5) < 4 * 0.5 / 1000**0.5
 
 
+def test_a_class_that_training_lacks_is_never_told_and_shifts_no_other() -> None:
+    train, valid, test = (some(n, seed, 3) for n, seed in ((300, 0), (50, 1), (200, 2)))
+    for missing in range(3):
+        kept = train.labels != missing
+        found = linear_probe(Features(train.vectors[kept], train.labels[kept]), valid, test)
+        told, known = found.test.argmax(-1), test.labels != missing
+        assert found.test.shape == (200, 3) and not (told == missing).any()
+        assert (told[known] == test.labels[known]).mean() > 0.8  # of classes shifted, 0 to 0.5
+    one = Features(train.vectors[train.labels == 1], train.labels[train.labels == 1])
+    with pytest.raises(UserError, match="all sequences that train it are of one"):
+        linear_probe(one, valid, test)
+
+
 def test_a_feature_that_never_changes_does_no_harm() -> None:
     train, valid, test = (some(n, seed, 2) for n, seed in ((200, 0), (50, 1), (200, 2)))
     constant = [

@@ -2,8 +2,8 @@
 
 import json
 import logging
+import math
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +19,7 @@ from genodiff.data import SyntheticGenome
 from genodiff.evaluation.comparison_page import comparison_page
 from genodiff.tasks import compare
 from genodiff.tasks.launch import launch
+from tests.tasks.browser import measured, needs_browser, shown
 from tests.tasks.conftest import Genodiff
 
 LETTERS = np.frombuffer(b"ACGT", np.uint8)
@@ -143,6 +144,16 @@ def test_controls_stand_beside_the_samples_everywhere(run: Run) -> None:
     assert shuffled["5"]["confidence_95"][0] > of_held_out["5"]["debiased"]
 
 
+def test_numbers_have_six_digits_and_lists_of_them_a_line(run: Run) -> None:
+    text = (run.folder / "page.json").read_text()
+    assert compare.rounded(run.results) == run.results
+    edges = run.results["composition"]["sets"]["samples"]["gc_histogram"]["edges"]
+    assert f'"edges": [ {", ".join(map(str, edges))} ]' in text
+    value = {"a": [1, 2.00000049, math.nan, "[\n  1\n ]", {"b": (1e-9 / 3, True)}], "c": {}}
+    plain = {"a": [1, 2.0, None, "[\n  1\n ]", {"b": [3.33333e-10, True]}], "c": {}}
+    assert json.loads(compare.json_text(compare.rounded(value))) == plain
+
+
 def test_the_page_is_made_of_the_numbers_alone(run: Run) -> None:
     assert comparison_page(run.results).html() == run.html
 
@@ -168,40 +179,13 @@ def test_series_are_told_apart_without_colour(run: Run) -> None:
     assert set(run.results["sets"]) <= set(LOOKS)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+@needs_browser
 def test_a_browser_shows_every_section_and_complains_of_nothing(run: Run) -> None:
-    # a copy with a script that measures; the page itself has none, and allows none
-    measured = run.html.replace(
-        "default-src 'none';", "default-src 'none'; script-src 'unsafe-inline';"
-    )
-    script = (
-        "<script>document.title = JSON.stringify({"
-        "h: [...document.querySelectorAll('section, svg')]"
-        ".map(e => Math.round(e.getBoundingClientRect().height)), r: performance"
-        ".getEntriesByType('resource').length, w: document.documentElement.scrollWidth})</script>"
-    )
-    (run.folder / "measured.html").write_text(measured.replace("</body>", f"{script}</body>"))
-    for name, width in (("page.html", 1200), ("measured.html", 500)):
-        shown = subprocess.run(
-            [
-                *("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-                *("--enable-logging=stderr", f"--window-size={width},900"),
-                f"--user-data-dir={run.folder / 'profile'}",
-                f"file://{run.folder / name}",
-            ],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert "How this was made" in shown.stdout
-        assert "CONSOLE" not in shown.stderr, shown.stderr
-        if name == "measured.html":
-            title = re.search(r"<title>([^<]*)", shown.stdout)
-            assert title is not None
-            found = json.loads(unescape(title[1]))
-            assert len(found["h"]) > 15 and min(found["h"]) > 40
-            assert found["r"] == 0
-            assert found["w"] <= width  # wide tables scroll, and the page does not
+    assert "How this was made" in shown(run.folder / "page.html")
+    found = measured(run.folder / "page.html", 500)
+    assert len(found.heights) > 15 and min(found.heights) > 40
+    assert found.requests == 0
+    assert found.width <= 500  # wide tables scroll, and the page does not
 
 
 @pytest.fixture
@@ -235,7 +219,10 @@ GIVEN = {"samples": "samples.fa", "reference": "reference.fa", "out": "page.html
         ({"sequences": "1"}, "sequences=1 must be 2 or more"),
         ({"markov_order": "-1"}, "markov_order=-1 must be 0 or more"),
         ({"markov_order": "40"}, "markov_order=40 must be 11 or less"),
-        ({"samples": "one.fa"}, "samples=one.fa is one sequence of 60 bases; give two or more"),
+        (
+            {"samples": "one.fa"},
+            "samples=one.fa is one sequence of 60 bases; give two or more, or a sm",
+        ),
         ({"heldout": "same.fa"}, "reference=reference.fa and heldout=same.fa have the same"),
         ({"train": "same.fa"}, "reference=reference.fa and train=same.fa have the same"),
         ({"train": "protein.fa"}, "protein.fa: record 1"),

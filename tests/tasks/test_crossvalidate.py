@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from genodiff.files import unclaimed
+from tests.tasks.browser import measured, shown
 from tests.tasks.conftest import Genodiff
 from tests.tasks.test_finetune import TINY, data, write
 
@@ -47,6 +50,19 @@ def test_five_seeds_end_in_a_table(genodiff: Genodiff, data: tuple[str, ...]) ->
     assert Path("two/results.svg").read_text().startswith("<")
     page = Path("two/results.html").read_text()
     assert "McNemar" in page and "<svg" in page and "Audit of" in page
+    # what could not be compared in the end is told in the beginning
+    for other, message in (
+        (("folds=3", "name=three"), "cannot be paired; run both models on the same folds"),
+        (("name=one",), "two results of one on train, with against="),
+    ):
+        refused = genodiff(*words, *other, "out=three", "against=[one]")
+        assert refused.code == 2 and message in refused.stderr.splitlines()[-1], refused.stderr
+        assert not Path("three").exists()
+    if shutil.which("chromium"):
+        assert "Audit of train" in shown(Path("two/results.html"))
+        seen = measured(Path("two/results.html"), 500)
+        assert len(seen.heights) >= 5 and min(seen.heights) > 40
+        assert seen.requests == 0 and seen.width <= 500
 
 
 def test_k_folds_test_all_training_sequences(genodiff: Genodiff, data: tuple[str, ...]) -> None:
@@ -111,6 +127,12 @@ def test_two_at_once_share_the_folds(genodiff: Genodiff, data: tuple[str, ...]) 
         (("grid={optimizer.rate:[1]}",), "grid has optimizer.rate"),
         (("length=0",), "length=0 is no number of tokens"),
         (("trainer.devices=3",), "batch_size=16 does not divide among 3 devices"),
+        (("trainer.devices=2",), "a run of a cross-validation is of one device"),
+        (("grid={optimizer.lr:1e-3}",), "grid={optimizer.lr:0.001} has no values to choose from"),
+        (("grid={optimizer.lr:[]}",), "grid={optimizer.lr:[]} has no values to choose from"),
+        (("grid={optimizer.lr:[0.1,-0.5]}",), "optimizer.lr=-0.5 must be positive"),
+        (("grid={data.name:[a,b]}",), "all runs of a grid are of the same data and seeds"),
+        (("seed=18446744073709551616",), "seed=18446744073709551616 is out of range"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line_and_nothing_is_written(
@@ -128,4 +150,13 @@ def test_another_config_does_not_go_on_with_it(genodiff: Genodiff, data: tuple[s
     outcome = genodiff(*words, "max_steps=2")
     assert outcome.code == 2
     assert "was begun with max_steps=1, not 2" in outcome.stderr
-    assert write
+    resumed = genodiff("finetune", "resume=run/fold_1")
+    assert resumed.code == 2 and "is a run of a cross-validation, whose own" in resumed.stderr
+    write("test.csv", 40, 2)
+    changed = genodiff(*words, "max_steps=1")
+    assert changed.code == 2 and "was begun with other data: files was" in changed.stderr
+    with unclaimed(Path("run/fold_1/lock")):
+        busy = genodiff(*words, "max_steps=2", "overwrite=true")
+    assert busy.code == 2 and "another process works in run/fold_1" in busy.stderr
+    again = genodiff(*words, "max_steps=2", "overwrite=true")
+    assert again.code == 0 and results("run")["folds"][0]["n_test"] == 40, again.stderr

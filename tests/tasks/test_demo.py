@@ -2,15 +2,16 @@
 
 import json
 import shutil
-import subprocess
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from genodiff.data import DnaTokenizer
+from genodiff.data import DnaTokenizer, SyntheticGenome
 from genodiff.diffusion import AntitheticTimes, ContinuousNelbo
 from genodiff.tasks.demo import training_config
 from genodiff.tasks.model import build_model, describe
+from tests.tasks.browser import shown
 from tests.tasks.conftest import Genodiff
 
 
@@ -21,6 +22,18 @@ def test_the_demo_s_config_describes_a_model() -> None:
     model = build_model(describe(config, tokenizer))
     assert model.tokenizer == tokenizer
     assert model.objective == ContinuousNelbo(AntitheticTimes(t_min=1e-3))
+
+
+def test_a_demo_that_was_stopped_can_be_overwritten(
+    genodiff: Genodiff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SyntheticGenome, "write", stop)
+    assert genodiff("demo", "out=demo", "device=cpu").code == 130
+    assert genodiff("demo", "out=demo", "device=cpu").code == 2
+    assert genodiff("demo", "out=demo", "device=cpu", "overwrite=true").code == 130
 
 
 @pytest.mark.slow
@@ -42,24 +55,8 @@ def test_the_demo_leaves_what_is_promised(genodiff: Genodiff, tmp_path: Path) ->
     refused = genodiff("demo", "out=demo", "steps=1")
     assert refused.code == 2 and "overwrite=true" in refused.stderr
 
-    browser = shutil.which("chromium")
-    if browser:
-        flags = (
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--dump-dom",
-            "--enable-logging=stderr",
-        )
-        profile = f"--user-data-dir={tmp_path / 'profile'}"
-        shown = subprocess.run(
-            [browser, *flags, profile, f"file://{demo / 'report.html'}"],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert "What the model has learnt" in shown.stdout
-        assert "CONSOLE" not in shown.stderr
+    if shutil.which("chromium"):
+        assert "What the model has learnt" in shown(demo / "report.html")
 
 
 def test_a_demo_that_cannot_be_is_refused(genodiff: Genodiff, tmp_path: Path) -> None:

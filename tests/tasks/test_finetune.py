@@ -70,6 +70,11 @@ def test_a_new_network_learns_and_is_tested_once(
         right = arrays["logits"].argmax(-1) == arrays["labels"]
     assert right.mean() == found["accuracy"]
     assert "test accuracy" in outcome.stderr.splitlines()[-1]
+    assert "test items with a copy in train: exact 0; reverse complement 0" in outcome.stderr
+    audit = json.loads(Path("run/audit.json").read_text())
+    assert audit["baselines"]["majority"]["accuracy"] == 0.5
+    assert audit["deduplicated"]["mean"] == found["accuracy"]
+    assert audit["leakage"]["test_unseen"] == 40
     assert json.loads(Path("run/manifest.json").read_text())["command"][:2] == [
         "genodiff",
         "finetune",
@@ -171,6 +176,21 @@ def test_what_goes_on_has_its_own_config(genodiff: Genodiff, data: tuple[str, ..
     assert outcome.code == 2 and "epochs=5 does not go with resume=" in outcome.stderr
     outcome = genodiff("finetune", "resume=run")
     assert outcome.code == 2 and "resume=run is not a run folder" in outcome.stderr
+
+
+def test_another_task_s_run_is_not_gone_on_with(
+    genodiff: Genodiff, data: tuple[str, ...], trained: str
+) -> None:
+    outcome = genodiff("finetune", f"resume={trained}")
+    assert outcome.code == 2 and "go on with it by genodiff train resume=trained" in outcome.stderr
+
+
+def test_a_run_does_not_go_on_with_other_data(genodiff: Genodiff, data: tuple[str, ...]) -> None:
+    words = (*data, "backbone=caduceus", *TINY)
+    assert genodiff("finetune", *words, "out=run").code == 0
+    write("train.csv", 160, 3)
+    outcome = genodiff("finetune", "resume=run")
+    assert outcome.code == 2 and "run was begun with other data: files was" in outcome.stderr
 
 
 def test_windows_of_a_genome_have_no_labels(genodiff: Genodiff) -> None:

@@ -213,7 +213,7 @@ def lines_of(path: Path, task: GlueTask, n: int, *, seed: int) -> None:
         (("data=glue", "data.name=rte"), "needs data.tokenizer="),
         (("data=glue", "data.name=rte", "data.tokenizer=bytes"), "needs data.root="),
         (("data=labelled", "data.train=train.tsv", "data.test=test.tsv", "data.metrics=[bleu]"),
-         "data.metrics=['bleu'] is not a list"),
+         "data.metrics=[bleu] is not a list"),
         (("data=labelled", "data.train=train.tsv", "data.test=test.tsv", "data.tokenizer=5"),
          "data.tokenizer=5 is no name"),
         (("data=labelled", "data.train=train.tsv", "data.test=test.tsv", "data.target=ranks"),
