@@ -190,13 +190,12 @@ class Masking(Process):
         return self.is_masked(x_t)
 
     def information(self, t: Float[Tensor, "1 1"]) -> Float[Tensor, " k"]:
-        unknown = log_uniform(self, t.device)
-        log_p = self.log_marginal(unknown, t)[0, 0]
-        log_kept = log_p - unknown[0, 0]
+        ids, log_n = ids_on(t.device, self.data_ids), math.log(len(self.data_ids))
+        log_p = self.log_marginal(log_uniform(self, t.device), t)[0, 0]
+        log_kept = log_p[ids] + log_n
         masked = -torch.expm1(log_kept)
-        of_mask = masked * (log_or_zero(masked) - log_p[self.mask_id])
-        nats = of_mask - log_kept.exp() * unknown[0, 0]
-        return torch.where(self.is_data(torch.arange(self.vocab_size, device=t.device)), nats, 0.0)
+        nats = log_kept.exp() * log_n + masked * (log_or_zero(masked) - log_p[self.mask_id])
+        return torch.zeros_like(log_p).index_copy(0, ids, nats)
 
     def log_clean(
         self,

@@ -207,6 +207,14 @@ def test_information_is_the_divergence_of_what_each_token_becomes(
     assert (information[[1, 4, 5]] == 0).all()
 
 
+@pytest.mark.parametrize("time", [0.0, 1e-9, 0.5, 1.0])
+def test_information_has_a_gradient_at_every_time(time: float) -> None:
+    process = LearnedAbsorbing(LogLinear(0.0), 6, 4, (0, 2, 3))
+    process.information(torch.full((1, 1), time, dtype=torch.float64)).sum().backward()
+    assert process.softplus_inverse.grad is not None
+    assert process.softplus_inverse.grad.isfinite().all()
+
+
 def test_a_time_without_its_second_axis_is_refused() -> None:
     with pytest.raises(
         ValueError, match=r"shape \(2,\) is not \(b, 1\) or \(b, l\); use t\[:, None\]"
