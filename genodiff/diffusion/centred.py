@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor
 
 from genodiff.diffusion.chunked_head import in_chunks
-from genodiff.diffusion.denoiser import Denoiser, rows_at
+from genodiff.diffusion.denoiser import Denoiser, Said, rows_at
 from genodiff.diffusion.learned_absorbing import LearnedAbsorbing
 from genodiff.diffusion.objective import DenoisingObjective, DiscreteNelbo, Noised, TimedObjective
 from genodiff.diffusion.process import Process, log_uniform
@@ -31,8 +31,9 @@ class Uninformed(Denoiser):
     ) -> Float[Tensor, "b l k"]:
         return log_uniform(self.process, x_t.device).to(t.dtype).expand(*x_t.shape, -1)
 
-    def read_x0_at(
+    def read_at(
         self,
+        said: Said,
         read: Callable[..., Float[Tensor, " n"]],
         x_t: Int[Tensor, "b l"],
         t: Float[Tensor, "b #l"],
@@ -41,23 +42,10 @@ class Uninformed(Denoiser):
         condition: Tensor | None = None,
     ) -> Float[Tensor, " m"]:
         def of(x_t: Tensor, t: Tensor, *rows: Tensor) -> Tensor:
-            return read(self.log_x0(x_t[None], t[None])[0], *rows)
+            return read(getattr(self, said)(x_t[None], t[None])[0], *rows)
 
-        return in_chunks(of, self.process.vocab_size, *_here(x_t, t, where), *rows)
-
-    def read_score_at(
-        self,
-        read: Callable[..., Float[Tensor, " n"]],
-        x_t: Int[Tensor, "b l"],
-        t: Float[Tensor, "b #l"],
-        where: Bool[Tensor, "b l"],
-        rows: Sequence[Tensor],
-        condition: Tensor | None = None,
-    ) -> Float[Tensor, " m"]:
-        def of(x_t: Tensor, t: Tensor, *rows: Tensor) -> Tensor:
-            return read(self.log_score(x_t[None], t[None])[0], *rows)
-
-        return in_chunks(of, self.process.vocab_size, *_here(x_t, t, where), *rows)
+        here = (rows_at(x, where)[0] for x in (x_t, t))
+        return in_chunks(of, self.process.vocab_size, *here, *rows)
 
 
 @dataclass(frozen=True)
@@ -127,10 +115,6 @@ class Centred(DenoisingObjective):
         if isinstance(self.objective, DiscreteNelbo):
             changes["reconstruct"] = False
         return replace(self.objective, **changes)  # pyright: ignore[reportArgumentType]  # each is a dataclass
-
-
-def _here(x_t: Tensor, t: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
-    return rows_at(x_t, where)[0], rows_at(t, where)[0]
 
 
 def _can_be_centred(objective: TimedObjective) -> bool:

@@ -27,6 +27,9 @@ from genodiff.diffusion.process import (
 )
 from genodiff.errors import UserError
 
+Said = Literal["log_x0", "log_score"]
+"""Methods of a denoiser that say a number of every token of the vocabulary."""
+
 
 class Denoiser(nn.Module, abc.ABC):
     """log p(x_0) given x_t, under a process. `time_conditioning`: whether it also depends on t.
@@ -125,8 +128,9 @@ class Denoiser(nn.Module, abc.ABC):
         """log of the concrete score q_t(y) / q_t(x_t)."""
         return self.process.log_score(x_t, self.log_x0(x_t, t, condition), t)
 
-    def read_x0_at(
+    def read_at(
         self,
+        said: Said,
         read: Callable[..., Float[Tensor, " n"]],
         x_t: Int[Tensor, "b l"],
         t: Float[Tensor, "b #l"],
@@ -134,23 +138,14 @@ class Denoiser(nn.Module, abc.ABC):
         rows: Sequence[Tensor],
         condition: Tensor | None = None,
     ) -> Float[Tensor, " m"]:
-        """read(log_x0 (n, k), *rows) of the positions `where`, which takes each for itself: in
-        chunks where all at once would be large, computed again in the backward pass."""
-        log_x0 = self.log_x0_at(x_t, t, where, condition)
-        return in_chunks(read, self.process.vocab_size, log_x0, *rows)
-
-    def read_score_at(
-        self,
-        read: Callable[..., Float[Tensor, " n"]],
-        x_t: Int[Tensor, "b l"],
-        t: Float[Tensor, "b #l"],
-        where: Bool[Tensor, "b l"],
-        rows: Sequence[Tensor],
-        condition: Tensor | None = None,
-    ) -> Float[Tensor, " m"]:
-        """As `read_x0_at`, of `log_score`."""
-        log_score = self.log_score(x_t, t, condition)[where]
-        return in_chunks(read, self.process.vocab_size, log_score, *rows)
+        """read(log_y (n, k), *rows) of the positions `where`, which takes each for itself; log_y
+        is what the method `said` says there. In chunks where all of it at once would be large,
+        which the backward pass computes again."""
+        if said == "log_x0":
+            log_y = self.log_x0_at(x_t, t, where, condition)
+        else:
+            log_y = self.log_score(x_t, t, condition)[where]
+        return in_chunks(read, self.process.vocab_size, log_y, *rows)
 
 
 class Proposal:
@@ -273,8 +268,9 @@ class NetworkDenoiser(Denoiser):
         logits = self.logits(x_t, t, condition)
         return self.parameterization.log_score(logits, x_t, t, self.process)
 
-    def read_x0_at(
+    def read_at(
         self,
+        said: Said,
         read: Callable[..., Float[Tensor, " n"]],
         x_t: Int[Tensor, "b l"],
         t: Float[Tensor, "b #l"],
@@ -282,31 +278,8 @@ class NetworkDenoiser(Denoiser):
         rows: Sequence[Tensor],
         condition: Tensor | None = None,
     ) -> Float[Tensor, " m"]:
-        meaning = self.parameterization.log_x0
-        return self._read_at(meaning, read, x_t, t, where, rows, condition)
+        meaning = getattr(self.parameterization, said)
 
-    def read_score_at(
-        self,
-        read: Callable[..., Float[Tensor, " n"]],
-        x_t: Int[Tensor, "b l"],
-        t: Float[Tensor, "b #l"],
-        where: Bool[Tensor, "b l"],
-        rows: Sequence[Tensor],
-        condition: Tensor | None = None,
-    ) -> Float[Tensor, " m"]:
-        meaning = self.parameterization.log_score
-        return self._read_at(meaning, read, x_t, t, where, rows, condition)
-
-    def _read_at(
-        self,
-        meaning: Callable[[Tensor, Tensor, Tensor, Process], Tensor],
-        read: Callable[..., Tensor],
-        x_t: Tensor,
-        t: Tensor,
-        where: Tensor,
-        rows: Sequence[Tensor],
-        condition: Tensor | None,
-    ) -> Tensor:
         def of(logits: Tensor, x_t: Tensor, t: Tensor, *rows: Tensor) -> Tensor:
             return read(meaning(logits[None], x_t[None], t[None], self.process)[0], *rows)
 
@@ -471,8 +444,9 @@ class Counting(Denoiser):
         self._count(x_t)
         return self.denoiser.log_score(x_t, t, condition)
 
-    def read_x0_at(
+    def read_at(
         self,
+        said: Said,
         read: Callable[..., Float[Tensor, " n"]],
         x_t: Int[Tensor, "b l"],
         t: Float[Tensor, "b #l"],
@@ -481,19 +455,7 @@ class Counting(Denoiser):
         condition: Tensor | None = None,
     ) -> Float[Tensor, " m"]:
         self._count(x_t)
-        return self.denoiser.read_x0_at(read, x_t, t, where, rows, condition)
-
-    def read_score_at(
-        self,
-        read: Callable[..., Float[Tensor, " n"]],
-        x_t: Int[Tensor, "b l"],
-        t: Float[Tensor, "b #l"],
-        where: Bool[Tensor, "b l"],
-        rows: Sequence[Tensor],
-        condition: Tensor | None = None,
-    ) -> Float[Tensor, " m"]:
-        self._count(x_t)
-        return self.denoiser.read_score_at(read, x_t, t, where, rows, condition)
+        return self.denoiser.read_at(said, read, x_t, t, where, rows, condition)
 
     def _count(self, x_t: Int[Tensor, "b l"]) -> None:
         self._tally.calls += 1

@@ -272,7 +272,7 @@ class DiscreteNelbo(TimedObjective):
         where = process.is_open(x_t) & process.is_data(x0)
         rows = [x.expand_as(x0)[where] for x in (x0, x_t, t, s, step)]
         read = partial(self._step_nats, process)
-        kl = model.read_x0_at(read, x_t, t, where, rows, condition)
+        kl = model.read_at("log_x0", read, x_t, t, where, rows, condition)
         nats = spread(self.steps * kl, where)
         if self.ends:
             nats = nats + end_nats(process, x0, None).to(nats.dtype)
@@ -343,7 +343,7 @@ class ScoreEntropy(TimedObjective):
         where = process.is_open(x_t) & process.is_data(x0)
         rows = [x.expand_as(x0)[where] for x in (x0, x_t, t)]
         read = partial(_jump_nats, process)
-        nats = spread(model.read_score_at(read, x_t, t, where, rows, condition), where)
+        nats = spread(model.read_at("log_score", read, x_t, t, where, rows, condition), where)
         return nats + end_nats(process, x0, self.times.t_min).to(nats.dtype) if self.ends else nats
 
 

@@ -18,6 +18,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from genodiff.diffusion import CausalModel, Denoiser
+from genodiff.diffusion.denoiser import Said
 from genodiff.errors import UserError
 from genodiff.evaluation.estimators import (
     AnyOrder,
@@ -99,8 +100,9 @@ class Following(Denoiser):
         whole = self.denoiser.log_score(self._behind(x_t), self._times(t), condition)
         return whole[:, len(self.context) :]
 
-    def read_x0_at(
+    def read_at(
         self,
+        said: Said,
         read: Callable[..., Float[Tensor, " n"]],
         x_t: Int[Tensor, "b l"],
         t: Float[Tensor, "b #l"],
@@ -109,19 +111,7 @@ class Following(Denoiser):
         condition: Tensor | None = None,
     ) -> Float[Tensor, " m"]:
         asked = (self._behind(x_t), self._times(t), self._nowhere_before(where))
-        return self.denoiser.read_x0_at(read, *asked, rows, condition)
-
-    def read_score_at(
-        self,
-        read: Callable[..., Float[Tensor, " n"]],
-        x_t: Int[Tensor, "b l"],
-        t: Float[Tensor, "b #l"],
-        where: Bool[Tensor, "b l"],
-        rows: Sequence[Tensor],
-        condition: Tensor | None = None,
-    ) -> Float[Tensor, " m"]:
-        asked = (self._behind(x_t), self._times(t), self._nowhere_before(where))
-        return self.denoiser.read_score_at(read, *asked, rows, condition)
+        return self.denoiser.read_at(said, read, *asked, rows, condition)
 
     def _behind(self, x: Int[Tensor, "b l"]) -> Int[Tensor, "b n"]:
         """The tokens behind the context."""

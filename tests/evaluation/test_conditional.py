@@ -20,6 +20,7 @@ from genodiff.diffusion import (
     Subs,
     Uniform,
 )
+from genodiff.diffusion.denoiser import Said
 from genodiff.errors import UserError
 from genodiff.evaluation import (
     AnyOrder,
@@ -178,12 +179,14 @@ def test_what_follows_is_what_the_denoiser_says_behind_the_context(
     t = torch.tensor([[0.3, 0.3], [0.8, 0.8]], dtype=torch.float64)[:, :times]
     whole = torch.cat([torch.full((2, 1), 2), noised], 1), t[:, :1]
     where = torch.tensor([[True, False], [True, True]])
-    for name in ("log_x0", "log_score"):
+    names: tuple[Said, ...] = ("log_x0", "log_score")
+    for name in names:
         behind = getattr(model, name)(*whole)[:, 1:]
         torch.testing.assert_close(getattr(following, name)(noised, t), behind)
-        read = following.read_x0_at if name == "log_x0" else following.read_score_at
         row = torch.arange(3)
-        first = read(lambda log_y, row: log_y[:, 0] + row, noised, t, where, [row])
+        first = following.read_at(
+            name, lambda log_y, row: log_y[:, 0] + row, noised, t, where, [row]
+        )
         torch.testing.assert_close(first, behind[where][:, 0] + row)
     torch.testing.assert_close(
         following.log_x0_at(noised, t, where), model.log_x0(*whole)[:, 1:][where]
