@@ -8,11 +8,12 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
+from genodiff.parts import Parts
 from genodiff.tasks.launch import launch
 
 
@@ -87,3 +88,17 @@ def trained(genodiff: Genodiff, genome: tuple[str, str]) -> str:
     outcome = genodiff("train", *genome, *SMALL, "out=trained")
     assert outcome.code == 0, outcome.stderr
     return "trained"
+
+
+def interrupted_once(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the parts that commands write; as the third is to come, Ctrl-C, once."""
+    write, made, interrupts = Parts.write, list[int](), [KeyboardInterrupt]
+
+    def interrupted(self: Parts, index: int, *rest: Any) -> None:
+        if len(made) == 2 and interrupts:
+            raise interrupts.pop()
+        made.append(index)
+        write(self, index, *rest)
+
+    monkeypatch.setattr(Parts, "write", interrupted)
+    return made
